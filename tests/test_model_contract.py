@@ -147,6 +147,7 @@ OBJECTIVES: dict[str, Callable[[], Any]] = {
     "cross-entropy": lambda: ws.objectives.CrossEntropy(),
     "noisy": lambda: ws.objectives.NoisyCrossEntropy(noise_std=0.1),
     "adversarial": lambda: ws.objectives.Adversarial(PGD),
+    "mart": lambda: ws.objectives.WeightPerturbation(ws.objectives.MART(PGD)),
     "certified": lambda: ws.objectives.Certified(norm=2, epsilon=0.1),
     "moments": lambda: ws.objectives.GaussianExpectation(noise_std=0.1),
     "input-gradient": lambda: ws.objectives.CrossEntropy() + 0.1 * ws.penalties.InputGradient(),

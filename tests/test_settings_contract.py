@@ -29,6 +29,7 @@ ROOMS = (
     schema,
 )
 REQUIRED: dict[str, dict[str, Any]] = {
+    "Adversarial": {"attack": ws.attacks.PGD()},
     "Attacks": {"attacks": [ws.attacks.PGD()], "epsilons": [0.1]},
     "Certificate": {"norm": 2.0, "epsilons": [0.1]},
     "Certified": {"norm": 2.0, "epsilon": 0.1},
@@ -38,6 +39,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "GaussianExpectation": {"noise_std": 0.1},
     "LargeEpsilon": {"norm": 2.0},
     "Linear": {"start": 0.1, "end": 0.2, "epochs": 3.0},
+    "MART": {"attack": ws.attacks.PGD()},
     "NoisyCrossEntropy": {"noise_std": 0.1},
     "Published": {"measure": "clean", "accuracy": 0.5, "source": "here"},
     "Slowed": {"schedule": 0.1, "at": 1.0},
@@ -45,6 +47,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "StepDecay": {"factor": 0.5, "epochs": 3.0},
     "Suite": {"level": "fast", "epsilons": [0.1]},
     "SymmetricCrossEntropy": {"share": 0.5},
+    "TRADES": {"attack": ws.attacks.PGD()},
+    "WeightPerturbation": {"objective": ws.objectives.CrossEntropy()},
     "TrainedPrior": {"weights": "model.safetensors"},
     "Weighted": {"term": ws.objectives.CrossEntropy(), "weight": 0.1},
 }

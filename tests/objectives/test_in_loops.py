@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from inspect import isabstract
 from pathlib import Path
@@ -29,12 +30,15 @@ from withstand.types import Batch, ModelError
 
 o, p = ws.objectives, ws.penalties
 PGD = ws.attacks.PGD(epsilon=0.1, num_steps=2, random_start=False)
+L2 = replace(PGD, norm=2.0, epsilon=0.5)  # which does not turn round where a gradient changes its sign
 DEFORM = ws.data.Deform(translation=1.0, displacement=0.5, smoothness=1.0)
 
 # Means over the examples of a batch, which draw nothing at random.
 MEANS: dict[str, Callable[[], Objective]] = {
     "cross-entropy": o.CrossEntropy,
     "adversarial": lambda: o.Adversarial(PGD),
+    "mart": lambda: o.MART(PGD),
+    "weighted": lambda: o.Adversarial(PGD, label_smoothing=0.1, class_weights=[1, 2, 3]),
     "certified": lambda: o.Certified(norm=2, epsilon=0.3, kappa=0.5, num_power_iterations=50),
     "moments": lambda: o.GaussianExpectation(noise_std=0.2),
     "loss-gradient": p.LossGradient,
@@ -42,6 +46,8 @@ MEANS: dict[str, Callable[[], Objective]] = {
 }
 OTHERS: dict[str, Callable[[], Objective]] = {
     "noisy": lambda: o.NoisyCrossEntropy(noise_std=0.2),
+    "trades": lambda: o.TRADES(replace(L2, random_start=True)),
+    "weight-perturbation": lambda: o.WeightPerturbation(o.Adversarial(L2)),
     "variational": lambda: o.Variational(num_data=60, num_samples=2),
     "input-gradient": p.InputGradient,
     "perturbation": lambda: p.AdversarialPerturbation(0.5, num_steps=2),
@@ -54,7 +60,10 @@ OTHERS: dict[str, Callable[[], Objective]] = {
 }
 ALL = MEANS | OTHERS
 RANDOM = ("variational", "spectral-expectation")  # of networks with random weights
-CAST = ("cross-entropy", "adversarial", "sum", "noisy", "variational")  # all others compute in float32
+CAST = (  # all others compute in float32
+    *("cross-entropy", "adversarial", "weighted", "mart", "trades", "weight-perturbation", "sum", "noisy"),
+    "variational",
+)
 CLASSES = 3
 
 

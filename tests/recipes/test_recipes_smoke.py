@@ -15,7 +15,8 @@ from withstand.core.schedules import value_at
 from withstand.data import Dataset, Split
 from withstand.evaluation import Meter, Sampling, evaluate
 from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve
-from withstand.objectives import Adversarial, Certified, Objective
+from withstand.objectives import Certified, Objective, WeightPerturbation
+from withstand.objectives.adversarial import UnderAttack
 from withstand.penalties import AdversarialPerturbation, DeformationStability
 from withstand.recipes.parsing import ParsedRecipe, find_recipe, packaged_recipes, parse_recipe
 from withstand.recipes.schema import Recipe
@@ -50,10 +51,13 @@ def images(recipe: Recipe, num: int) -> Split:
 
 def epsilon_after(recipe: Recipe, progress: float) -> float:
     """What the objective asks for, 0 where it has no epsilon."""
-    if isinstance(recipe.objective, Certified):
-        return value_at(recipe.objective.epsilon, progress)
-    if isinstance(recipe.objective, Adversarial):
-        return recipe.objective.attack.epsilon_at(progress)
+    objective = recipe.objective
+    if isinstance(objective, WeightPerturbation):
+        objective = objective.objective
+    if isinstance(objective, Certified):
+        return value_at(objective.epsilon, progress)
+    if isinstance(objective, UnderAttack):
+        return objective.attack.epsilon_at(progress)
     return 0.0
 
 
@@ -61,7 +65,7 @@ def in_brief(recipe: Recipe) -> Objective:
     """The objective with as few attack steps and deformations as there can be."""
     objective = recipe.objective
     for part in objective.modules():
-        if isinstance(part, Adversarial):
+        if isinstance(part, UnderAttack):
             assert isinstance(part.attack, PGD)
             part.attack = replace(part.attack, num_steps=1)
         elif isinstance(part, Certified):

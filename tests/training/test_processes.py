@@ -20,6 +20,7 @@ from withstand.core.dataset_info import DatasetInfo
 from withstand.core.processes import is_first, num_processes, rank
 from withstand.data import Dataset, Split
 from withstand.objectives import Objective
+from withstand.objectives.adversarial import UnderAttack
 from withstand.recipes.parsing import find_recipe, packaged_recipes, parse_recipe
 from withstand.training import TrainingSettings, WeightAverage, fit
 
@@ -44,12 +45,15 @@ OWN: dict[str, Callable[[], Objective]] = {
     ),
     "linear": lambda: o.Certified(math.inf, 0.02, domain="linear", kappa=0.5),
     "moments": lambda: o.GaussianExpectation(noise_std=0.2),
+    "class weights": lambda: o.Adversarial(PGD, label_smoothing=0.1, class_weights=[1, 2, 3, 4]),
+    "perturbed weights": lambda: o.WeightPerturbation(o.NoisyCrossEntropy(0.2) + p.InputGradient(), 0.05),
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "dropout": {},
     "unlike start": {},
     "synchronised statistics": {"sync_batch_norm": True},
     "synchronised statistics in bounds": {"sync_batch_norm": True},
+    "synchronised statistics at perturbed weights": {"sync_batch_norm": True},
     "augmented": {"augment": ws.data.Augment(crop_padding=1, flip=True)},
     "deformed": {"augment": DEFORM},
     "in parts": {"micro_batches": 2},
@@ -60,6 +64,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 DIVIDED: dict[str, Callable[[], Objective]] = {
     "adversarial": lambda: o.Adversarial(PGD),
     "certified": lambda: o.Certified(math.inf, 0.02, domain="box", kappa=0.5),
+    "perturbed weights": lambda: o.WeightPerturbation(o.TRADES(PGD), 0.05),
     "largest of a batch": OWN["perturbations"],
     "random weights": OWN["draws"],
 }
@@ -102,7 +107,9 @@ def of_recipe(name: str, **options: Any) -> Trained:
     objective = recipe.objective
     channels = 1 if "mnist" in name or "fashion" in name or "digits" in name else 3
     for part in objective.modules():
-        if isinstance(part, o.Adversarial) and isinstance(part.attack, ws.attacks.PGD):
+        if isinstance(part, o.WeightPerturbation):
+            part.gamma = 0.05
+        elif isinstance(part, UnderAttack) and isinstance(part.attack, ws.attacks.PGD):
             part.attack = replace(part.attack, num_steps=2, epsilon=part.attack.epsilon_at(3.5))
         elif isinstance(part, o.Certified):
             part.kappa, part.epsilon = 0.5, 0.02
@@ -133,10 +140,12 @@ def of_settings(name: str, **options: Any) -> Trained:
         "dropout": [nn.Dropout2d(0.3), nn.Dropout(0.5)],
         "synchronised statistics": [nn.BatchNorm2d(4)],
         "synchronised statistics in bounds": [nn.BatchNorm2d(4)],
+        "synchronised statistics at perturbed weights": [nn.BatchNorm2d(4), nn.Dropout(0.3)],
         "averaged": [nn.BatchNorm2d(4)],
     }
     bounded = o.Certified(math.inf, 0.02, domain="box", kappa=0.5, batch_statistics=True)
     objective = bounded if "bounds" in name else o.Adversarial(PGD) + o.NoisyCrossEntropy(0.2)
+    objective = o.WeightPerturbation(objective, 0.05) if "perturbed" in name else objective
     settings = TrainingSettings(**SETTINGS[name], optimizer=sgd)
     model = net(1, *layers.get(name, []))
     if name == "unlike start" and not is_first():  # as a script has it that seeds nothing

@@ -6,7 +6,7 @@ from withstand.attacks.attack import Attack, AttackKind, AttackMode, BoundAttack
 from withstand.attacks.autoattack import AutoAttack, AutoAttackPart
 from withstand.attacks.cascade import Cascade
 from withstand.attacks.foolbox_attack import FoolboxAttack, FoolboxMethod
-from withstand.attacks.losses import cross_entropy, dlr, margin
+from withstand.attacks.losses import cross_entropy, dlr, kl_divergence, margin
 from withstand.attacks.pgd import PGD, fgsm, steps_for
 from withstand.attacks.random_noise import Noise
 from withstand.attacks.suites import SUITES, SuiteLevel, suite
@@ -32,6 +32,7 @@ __all__ = [
     "cross_entropy",
     "dlr",
     "fgsm",
+    "kl_divergence",
     "margin",
     "require_packages",
     "steps_for",

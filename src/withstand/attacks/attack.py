@@ -147,6 +147,19 @@ class Attack(ABC):
         """The same attack where only its success counts, and one answer of the model decides nothing."""
         return replace(self, mode="random")
 
+    def climbing(self, loss: Callable[[Tensor, Tensor], Tensor]) -> Self:
+        """The same attack that climbs another loss than cross-entropy.
+
+        Args:
+            loss: As ``PGD`` takes it.
+
+        Raises:
+            ValueError: the attack climbs no loss that could be set, or has one of its own already.
+        """
+        raise ValueError(
+            f"The attack {self.name} climbs no loss that could be set; take withstand.attacks.PGD."
+        )
+
     def describe(self) -> str:
         """A sentence of its settings, for a report."""
         return self.name

@@ -1,6 +1,7 @@
 """What an attack climbs: one value an example, larger the more it is fooled.
 
-Each is a plain function of (logits, labels), so a user's own function serves as well.
+Each is a plain function of (logits, labels), so a user's own function serves as well. ``kl_divergence`` alone
+is of the logits of the image as it is instead of labels.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from withstand.core.numerics import at_least_float32
 
 
 def a_loss(name: str, value: Any) -> Callable[[Tensor, Tensor], Tensor]:
@@ -27,15 +30,20 @@ def a_loss(name: str, value: Any) -> Callable[[Tensor, Tensor], Tensor]:
 def one_an_example(values: Any, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """The values of a loss, where there is one an example. Looks at shapes alone.
 
+    Args:
+        values: What it gave.
+        labels: Tensor (batch, …): what it was given beside the logits.
+        loss: For the error.
+
     Raises:
         ValueError: there are others.
     """
-    if isinstance(values, Tensor) and values.shape == labels.shape:
+    if isinstance(values, Tensor) and values.shape == labels.shape[:1]:
         return values
     got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else repr(values)
     raise ValueError(
-        f"Expected an attack's loss to give one value an example, {tuple(labels.shape)}, but {loss} gives "
-        f'{got}. A loss of torch does with reduction="none".'
+        f"Expected an attack's loss to give one value an example, {tuple(labels.shape[:1])}, but {loss} "
+        f'gives {got}. A loss of torch does with reduction="none".'
     )
 
 
@@ -50,6 +58,25 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         Tensor (batch,), at least 0.
     """
     return F.cross_entropy(logits, labels, reduction="none")
+
+
+def kl_divergence(logits: Tensor, clean: Tensor) -> Tensor:
+    """KL(p(x) ‖ p(x')): how far the answer moves from that to the image as it is, whatever the label.
+
+    An attack that climbs it (Zhang et al., TRADES, ICML 2019, eq. 5) must start at random, for its gradient
+    at the image itself is zero.
+
+    Args:
+        logits: Of x', tensor (batch, classes).
+        clean: Of x, tensor (batch, classes).
+
+    Returns:
+        Tensor (batch,), at least 0 up to rounding.
+    """
+    own, moved = (at_least_float32(part).log_softmax(dim=1) for part in (clean, logits))
+    shares = own.exp()
+    # A class that has no probability counts nothing, also where its logits are both minus infinity.
+    return (shares * (own - moved).masked_fill(shares == 0, 0.0)).sum(dim=1)
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:

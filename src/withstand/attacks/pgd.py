@@ -9,21 +9,20 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.attacks.attack import Attack
-from withstand.attacks.losses import a_loss, cross_entropy, one_an_example
+from withstand.attacks.losses import a_loss, cross_entropy, kl_divergence, one_an_example
 from withstand.attacks.worst import Worst
 from withstand.core import norms
 from withstand.core.answers import NO_ANSWER, is_correct, predicted
 from withstand.core.modes import eval_mode, weights_computed_once
 from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
 from withstand.core.setting_rules import AT_LEAST_0, COUNT, POSITIVE, flag, optional, settle
-from withstand.types import Batch
 
 _Setting = TypeVar("_Setting")
 
@@ -62,14 +61,14 @@ class PGD(Attack):
         step_decay: Factor of the step size over the share of steps done, from 0 to 1.
         num_restarts: How often to start; from two on the worst image of all is returned.
         random_start: Start uniformly in the ball (else at the image itself).
-        loss: What to climb, one value an example: a function of (logits, labels).
+        loss: What to climb, one value an example: a function of (logits, labels), or ``kl_divergence``.
         keep_best: Return the worst image met, the given one included, at the price of two
             forward passes more; else the last.
         mode: As of every attack. The worst image is one that fools the model, then that of the larger
-            loss; where ``random``, that of the largest loss alone.
+            loss; where ``random``, and in training by ``kl_divergence``, that of the largest loss alone.
 
     Raises:
-        ValueError: a setting is out of its range.
+        ValueError: a setting is out of its range, or ``kl_divergence`` has no random start.
     """
 
     norm: float = math.inf
@@ -94,6 +93,10 @@ class PGD(Attack):
             loss=a_loss,
             keep_best=flag,
         )
+        if self.loss is kl_divergence and not self.random_start:
+            raise ValueError(
+                "The gradient of kl_divergence is zero at the image itself: set random_start=True."
+            )
 
     @override
     def perturb(
@@ -104,14 +107,29 @@ class PGD(Attack):
         if plan.epsilon == 0:
             return images.detach().clone()
         with eval_mode(model), weights_computed_once(model):
+            images = images.detach()
+            if self.loss is kl_divergence:
+                with torch.no_grad():
+                    examples = _Examples(images, labels, model(images))
+            else:
+                examples = _Examples(images, labels, labels)
             if self._keeps_worst():
-                return self._search(model, images.detach(), labels, plan)
-            return self._ascend(model, images.detach(), labels, plan)
+                return self._search(model, examples, plan)
+            return self._ascend(model, examples, plan)
 
     @override
     def slowed(self, at: float) -> Self:
         steps, size = _delayed(self.num_steps, at), _delayed(self.step_size, at)
         return replace(super().slowed(at), num_steps=steps, step_size=size)
+
+    @override
+    def climbing(self, loss: Callable[[Tensor, Tensor], Tensor]) -> Self:
+        if self.loss not in (cross_entropy, loss):
+            raise ValueError(
+                f"Expected an attack whose loss is left to what trains on it, {_name_of(loss)}, but "
+                f"{self.name} climbs {_name_of(self.loss)}: leave its loss out."
+            )
+        return replace(self, loss=loss)
 
     @property
     @override
@@ -125,7 +143,7 @@ class PGD(Attack):
         start = "random start" if self.random_start else "start at the image"
         restarts = f"{self.num_restarts} restarts, " if self.num_restarts > 1 else ""
         returned = "best iterate" if self._keeps_worst() else "last iterate"
-        if self.mode == "random":
+        if self._keeps_worst() and self._goes_by_loss():
             returned = "iterate of the largest loss"
         return (
             f"PGD, {norms.label(self.norm)}, {self._fixed_steps()} steps, {restarts}{start}, "
@@ -134,6 +152,10 @@ class PGD(Attack):
 
     def _keeps_worst(self) -> bool:
         return self.keep_best or self.mode != "training" or self.num_restarts > 1
+
+    def _goes_by_loss(self) -> bool:
+        """Whether the worst image is that of the largest loss, fooled or not."""
+        return self.mode == "random" or (self.mode == "training" and self.loss is kl_divergence)
 
     def _fixed_steps(self) -> str:
         if self.num_steps is None and self.step_size is not None:
@@ -167,39 +189,40 @@ class PGD(Attack):
         delta = norms.project(torch.add(current, direction, alpha=size).sub_(images), self.norm, plan.epsilon)
         return delta.add_(images).clamp_(0.0, 1.0)
 
-    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return one_an_example(self.loss(logits, labels), labels, self.loss)
+    def _losses(self, logits: Tensor, against: Tensor) -> Tensor:
+        return one_an_example(self.loss(logits, against), against, self.loss)
 
-    def _evaluate(self, model: nn.Module, current: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _evaluate(self, model: nn.Module, current: Tensor, against: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (n, classes), loss (n,), and the gradient of the loss with respect to the images."""
         with torch.enable_grad():
             leaf = current.detach().requires_grad_()
             logits = model(leaf)
-            loss = self._losses(logits, labels)
+            loss = self._losses(logits, against)
             (gradient,) = torch.autograd.grad(loss.sum(), leaf)
         return logits.detach(), loss.detach(), gradient
 
-    def _ascend(self, model: nn.Module, images: Tensor, labels: Tensor, plan: _Plan) -> Tensor:
-        current = self._start(images, plan.epsilon)
+    def _ascend(self, model: nn.Module, examples: _Examples, plan: _Plan) -> Tensor:
+        current = self._start(examples.images, plan.epsilon)
         for step in range(plan.num_steps):
-            _, _, gradient = self._evaluate(model, current, labels)
-            current = self._step(plan, step, images, current, gradient)
+            _, _, gradient = self._evaluate(model, current, examples.against)
+            current = self._step(plan, step, examples.images, current, gradient)
         return current
 
-    def _search(self, model: nn.Module, images: Tensor, labels: Tensor, plan: _Plan) -> Tensor:
+    def _search(self, model: nn.Module, examples: _Examples, plan: _Plan) -> Tensor:
+        images, labels, against = examples
         with torch.no_grad():
             logits = model(images)
-            loss = self._losses(logits, labels)
+            loss = self._losses(logits, against)
             if self.mode == "evaluation":  # elsewhere nothing may wait for the device
                 self._warn_of_nan(logits, loss)
-            worst = Worst.of(images, labels, logits, loss, by_loss=self.mode == "random")
+            worst = Worst.of(images, labels, logits, loss, by_loss=self._goes_by_loss())
         for _ in range(self.num_restarts):
             if self.mode == "evaluation":
                 index = (~worst.misled).nonzero().squeeze(1)
             else:
                 index = torch.arange(len(images), device=images.device)
             if index.numel():
-                self._restart(model, Batch(images, labels), plan, worst, index)
+                self._restart(model, examples, plan, worst, index)
         return worst.images
 
     def _warn_of_nan(self, logits: Tensor, loss: Tensor) -> None:
@@ -213,26 +236,47 @@ class PGD(Attack):
                 stacklevel=2,
             )
 
-    def _restart(self, model: nn.Module, batch: Batch, plan: _Plan, worst: Worst, index: Tensor) -> None:
+    def _restart(
+        self, model: nn.Module, examples: _Examples, plan: _Plan, worst: Worst, index: Tensor
+    ) -> None:
         """Ascends from one start with the examples of ``index`` and records what is worst."""
-        near, true = batch.images[index], batch.labels[index]
+        left = examples.at(index)
         # Drawn for all, so that an example's start does not depend on which others were broken.
-        current = self._start(batch.images, plan.epsilon)[index]
+        current = self._start(examples.images, plan.epsilon)[index]
         for step in range(plan.num_steps):
-            logits, loss, gradient = self._evaluate(model, current, true)
+            logits, loss, gradient = self._evaluate(model, current, left.against)
             answer = predicted(logits)
-            worst.update(index, current, answer != true, loss)
-            fooled = (answer != true) & (answer != NO_ANSWER)
+            worst.update(index, current, answer != left.labels, loss)
+            fooled = (answer != left.labels) & (answer != NO_ANSWER)
             if self.mode == "evaluation" and bool(fooled.any()):
                 robust = ~fooled
-                index, near, true = index[robust], near[robust], true[robust]
+                index, left = index[robust], left.at(robust)
                 current, gradient = current[robust], gradient[robust]
                 if not index.numel():
                     return
-            current = self._step(plan, step, near, current, gradient)
+            current = self._step(plan, step, left.images, current, gradient)
         with torch.no_grad():
             logits = model(current)
-            worst.update(index, current, ~is_correct(logits, true), self._losses(logits, true))
+            loss = self._losses(logits, left.against)
+            worst.update(index, current, ~is_correct(logits, left.labels), loss)
+
+
+class _Examples(NamedTuple):
+    """What is attacked.
+
+    Attributes:
+        images: Tensor (batch, …).
+        labels: Integer tensor (batch,).
+        against: What the loss compares logits with, (batch, …): the labels, or the logits of the images.
+    """
+
+    images: Tensor
+    labels: Tensor
+    against: Tensor
+
+    def at(self, rows: Tensor) -> _Examples:
+        """Those of some rows, by number or mask."""
+        return _Examples(self.images[rows], self.labels[rows], self.against[rows])
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from withstand.core.devices import accelerator
 
@@ -16,6 +17,15 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 def seed_of(seed: int, index: int) -> int:
     """A seed of its own for each epoch or batch; the multiplier is prime, so that near seeds never meet."""
     return (seed * 1_000_003 + index) % 2**63
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Numbers in a precision in which probabilities near 1 can be told apart; as they are where they have it.
+
+    Args:
+        x: Float tensor, such as logits under autocast.
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @contextmanager

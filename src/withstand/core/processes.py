@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from withstand.core.companions import GO_ON, removed_in_the_end, why_one_ended
@@ -169,6 +171,25 @@ def done_by_first(do: Callable[[], _Value]) -> _Value:
         raise
     from_first(value)
     return value
+
+
+def by_type(tensors: Sequence[Tensor]) -> list[list[int]]:
+    """The numbers of the tensors of each type."""
+    numbers: dict[torch.dtype, list[int]] = defaultdict(list)
+    for number, tensor in enumerate(tensors):
+        numbers[tensor.dtype].append(number)
+    return list(numbers.values())
+
+
+def add_up_(tensors: Sequence[Tensor]) -> None:
+    """Replaces each tensor by its sum over all processes, in one exchange for each type."""
+    for numbers in by_type(tensors):
+        alike = [tensors[number] for number in numbers]
+        flat = torch.cat([tensor.reshape(-1) for tensor in alike])
+        with exchanging():
+            dist.all_reduce(flat)
+        for tensor, total in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
+            tensor.copy_(total.view(tensor.shape))
 
 
 class Mail:

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from withstand.core.contract import Adapted
-from withstand.core.devices import random_state
+from withstand.core.devices import random_state, set_random_state
 from withstand.core.modes import differs_in_training, eval_mode
 from withstand.core.outputs import as_logits
 from withstand.core.wrappers import eager, unwrapped
@@ -110,8 +110,11 @@ class Pass:
         is_cast = torch.is_autocast_enabled(images.device.type)
         shares = tracks_images and torch.is_grad_enabled() and _is_plain(model) and not is_cast
         self._inputs = images.detach().requires_grad_() if shares else images
+        self._tracks_images = tracks_images
         self._is_random = False
         self._shared: dict[Hashable, Any] = {}
+        self._new_searches: dict[Hashable, tuple[Any, Tensor]] = {}
+        self._searches: dict[Hashable, tuple[Any, Tensor]] = {}
 
     def shared(self, key: Hashable, make: Callable[[], _Shared]) -> _Shared:
         """What several terms share beside the logits; made by whoever asks first.
@@ -124,6 +127,31 @@ class Pass:
             self._shared[key] = make()
         value: _Shared = self._shared[key]
         return value
+
+    def searched(self, key: Hashable, search: Callable[[], _Shared]) -> _Shared:
+        """What is looked for once a batch, such as adversarial images, and known in all passes ``again``.
+
+        Those draw afterwards what this one did.
+
+        Args:
+            key: Names it; the objective that looks for it, say.
+            search: Finds it.
+        """
+        device = self.images.device
+        if key in self._searches:
+            value, state = self._searches[key]
+            set_random_state(device, state)
+        else:
+            value = search()
+            self._new_searches[key] = value, random_state(device)
+        result: _Shared = value
+        return result
+
+    def again(self) -> Pass:
+        """The same batch through the model as it now is, with what was found by ``searched`` before."""
+        passed = Pass(self.model, self.images, tracks_images=self._tracks_images)
+        passed._searches = self._searches | self._new_searches
+        return passed
 
     @cached_property
     def logits(self) -> Tensor:

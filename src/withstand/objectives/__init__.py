@@ -7,8 +7,12 @@ from withstand.objectives.cross_entropy import CrossEntropy, NoisyCrossEntropy
 from withstand.objectives.every_layer import Cubature, EveryLayer, ExpectedLoss, MeanField, OfMean
 from withstand.objectives.first_activation import FirstActivation
 from withstand.objectives.gaussian_expectation import GaussianExpectation
+from withstand.objectives.label_loss import LabelLoss
+from withstand.objectives.mart import MART
 from withstand.objectives.propagation import Propagation
+from withstand.objectives.trades import TRADES
 from withstand.objectives.variational import Variational
+from withstand.objectives.weight_perturbation import WeightPerturbation
 from withstand.objectives.worst_losses import (
     AnnealedCrossEntropy,
     BoostedCrossEntropy,
@@ -19,6 +23,8 @@ from withstand.objectives.worst_losses import (
 )
 
 __all__ = [
+    "MART",
+    "TRADES",
     "Adversarial",
     "AnnealedCrossEntropy",
     "BoostedCrossEntropy",
@@ -30,6 +36,7 @@ __all__ = [
     "ExpectedLoss",
     "FirstActivation",
     "GaussianExpectation",
+    "LabelLoss",
     "MeanField",
     "NoisyCrossEntropy",
     "Objective",
@@ -39,6 +46,7 @@ __all__ = [
     "Sum",
     "SymmetricCrossEntropy",
     "Variational",
+    "WeightPerturbation",
     "Weighted",
     "WorstCrossEntropy",
     "WorstLoss",

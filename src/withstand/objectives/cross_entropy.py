@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.core.answers import is_correct
@@ -16,16 +15,30 @@ from withstand.core.schedules import Schedule, value_at
 from withstand.core.setting_rules import AT_LEAST_0, Whole, flag, settle
 from withstand.loss.passes import Pass, logits_of
 from withstand.loss.terms import OnePass
+from withstand.objectives.label_loss import LabelLoss, WithLabelLoss
 from withstand.types import LossTerms
 
 
-class CrossEntropy(OnePass):
-    """The mean cross-entropy of the images as they are."""
+class CrossEntropy(WithLabelLoss, OnePass):
+    """The mean cross-entropy of the images as they are.
+
+    Args:
+        label_smoothing: Share of a label that is spread over all classes, at least 0 and below 1.
+        class_weights: How much an example counts by its class, one number for each; only their ratios count
+            (``LabelLoss``).
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.label_loss = LabelLoss(label_smoothing, class_weights)
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         logits = passed.logits
-        loss = F.cross_entropy(logits, labels)
+        loss = self.label_loss(logits, labels)
         accuracy = is_correct(logits, labels).float().mean()
         return LossTerms(loss, {"cross_entropy": loss.detach(), "accuracy": accuracy})
 
@@ -45,7 +58,7 @@ def noise_at(noise_std: float | Sequence[float] | Schedule, blur: float, progres
     return GaussianNoise(std, blur)
 
 
-class NoisyCrossEntropy(OnePass):
+class NoisyCrossEntropy(WithLabelLoss, OnePass):
     """The mean cross-entropy of each image and of noisy copies of it, drawn anew at every step.
 
     ``num_copies`` is what the literature calls folds: with 20, a step costs 21. With ``keeps_clean=False``
@@ -57,6 +70,8 @@ class NoisyCrossEntropy(OnePass):
         num_copies: Noisy copies of each image; at least 1, or 0 with ``keeps_clean``.
         keeps_clean: Whether the image as it is counts too, as much as one copy.
         blur: Width in pixels of the filter through which the noise is seen; 0 leaves it white.
+        label_smoothing: As of ``CrossEntropy``.
+        class_weights: As of ``CrossEntropy``.
 
     Raises:
         ValueError: a number is out of its range, or there is nothing to train on.
@@ -69,8 +84,11 @@ class NoisyCrossEntropy(OnePass):
         *,
         keeps_clean: bool = True,
         blur: float = 0.0,
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        self.label_loss = LabelLoss(label_smoothing, class_weights)
         self.noise_std = noise_std
         self.num_copies = num_copies
         self.keeps_clean = keeps_clean
@@ -92,7 +110,7 @@ class NoisyCrossEntropy(OnePass):
             # In one batch, so that BatchNorm sees what a larger data set would show it.
             logits = logits_of(passed.model, torch.cat([images, noisy]) if self.keeps_clean else noisy)
         copies = len(logits) // len(images)
-        losses = F.cross_entropy(logits, labels.repeat(copies), reduction="none").view(copies, -1).mean(1)
+        losses = self.label_loss.example_losses(logits, labels.repeat(copies)).view(copies, -1).mean(1)
         accuracies = is_correct(logits, labels.repeat(copies)).view(copies, -1).float().mean(1)
         first_noisy = int(self.keeps_clean)
         terms: dict[str, Tensor] = {}

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from withstand.core.numerics import at_least_float32
 from withstand.core.setting_rules import AT_LEAST_0, POSITIVE, SHARE, settle
 
 _TINY = 1e-30  # what is divided by where there is nothing
@@ -49,9 +50,20 @@ class BoostedCrossEntropy(WorstLoss):
 
     @override
     def __call__(self, differences: Tensor, labels: Tensor, clean: Tensor) -> Tensor:
-        probabilities = differences.softmax(dim=1)
-        wrong = probabilities.scatter(1, labels[:, None], 0.0).amax(dim=1)
-        return F.cross_entropy(differences, labels) - torch.log(_ABOVE_ONE - wrong).mean()
+        return boosted_cross_entropy(differences, labels)
+
+
+def boosted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean of cross-entropy and -log(1 - p) of the likeliest wrong class (Wang et al., ICLR 2020, eq. 8).
+
+    Args:
+        logits: Tensor (batch, classes), up to a constant of each row.
+        labels: Integer tensor (batch,).
+    """
+    logits = at_least_float32(logits)
+    probabilities = logits.softmax(dim=1)
+    wrong = probabilities.scatter(1, labels[:, None], 0.0).amax(dim=1)
+    return F.cross_entropy(logits, labels) - torch.log(_ABOVE_ONE - wrong).mean()
 
 
 @dataclass(frozen=True)

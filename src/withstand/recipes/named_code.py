@@ -23,7 +23,7 @@ from withstand.recipes import schema
 from withstand.training.settings import adam
 from withstand.types import UntrustedCodeError
 
-_FUNCTIONS = (adam, losses.cross_entropy, losses.margin, losses.dlr)
+_FUNCTIONS = (adam, losses.cross_entropy, losses.margin, losses.dlr, losses.kl_divergence)
 _ROOTS = ("withstand.", "torch.optim.")  # their classes; a class fits its key, which the parser sees to
 _PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 _LOCK = threading.RLock()

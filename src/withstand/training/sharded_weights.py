@@ -20,8 +20,8 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand.core.processes import exchanging, num_processes, rank
-from withstand.training.whole_weights import Weights, add_up_, by_type
+from withstand.core.processes import add_up_, by_type, exchanging, num_processes, rank
+from withstand.training.whole_weights import Weights
 from withstand.types import NonFiniteLossError
 
 _Change: TypeAlias = Callable[[Any, torch.Size], Any]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from withstand.core.processes import exchanging
+from withstand.core.processes import add_up_
 
 
 class Weights:
@@ -76,22 +74,3 @@ class Weights:
     def load_into_(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         """Gives an optimiser what ``state_of`` gave, of whichever of these classes."""
         optimizer.load_state_dict(state)
-
-
-def by_type(tensors: Sequence[Tensor]) -> list[list[int]]:
-    """The numbers of the tensors of each type."""
-    numbers: dict[torch.dtype, list[int]] = defaultdict(list)
-    for number, tensor in enumerate(tensors):
-        numbers[tensor.dtype].append(number)
-    return list(numbers.values())
-
-
-def add_up_(tensors: Sequence[Tensor]) -> None:
-    """Replaces each tensor by its sum over all processes, in one exchange for each type."""
-    for numbers in by_type(tensors):
-        alike = [tensors[number] for number in numbers]
-        flat = torch.cat([tensor.reshape(-1) for tensor in alike])
-        with exchanging():
-            dist.all_reduce(flat)
-        for tensor, total in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
-            tensor.copy_(total.view(tensor.shape))
