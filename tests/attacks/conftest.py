@@ -23,7 +23,11 @@ from withstand.attacks import (
     cross_entropy,
     dlr,
     fgsm,
+    fgsm_rs,
+    least_likely,
     margin,
+    next_likely,
+    random_class,
 )
 from withstand.core import norms
 from withstand.core.contract import contract_of
@@ -40,6 +44,12 @@ PGDS: dict[str, PGD] = {
         for loss in (cross_entropy, margin, dlr)
     },
     **{f"fgsm-{norms.label(p)}": fgsm(EPSILON, p) for p in NORMS},
+    **{f"fgsm-rs-{norms.label(p)}": fgsm_rs(EPSILON, p) for p in NORMS},
+    "least-likely": PGD(epsilon=EPSILON, num_steps=3, target=least_likely),
+    "next-likely-l2": PGD(norm=2.0, epsilon=EPSILON, num_steps=3, target=next_likely, loss=margin),
+    "next-likely-stop": PGD(epsilon=EPSILON, num_steps=3, target=next_likely, mode="evaluation"),
+    "next-likely-by-loss": PGD(norm=1.0, epsilon=EPSILON, num_steps=3, target=next_likely, mode="random"),
+    "random-class": PGD(epsilon=EPSILON, num_steps=3, target=random_class, num_restarts=2),
     **{f"best-{norms.label(p)}": PGD(norm=p, epsilon=EPSILON, num_steps=3, keep_best=True) for p in NORMS},
     "ten-steps": PGD(epsilon=EPSILON),
     "auto-steps": PGD(epsilon=EPSILON, step_size=0.08),
@@ -108,7 +118,7 @@ ATTACKS: dict[str, Attack] = {
 }
 QUERYING = {name: attack for name, attack in ATTACKS.items() if not name.startswith("noise-1")}
 # Those that may ask the device how it went, since they only evaluate.
-WAITING = {"stop", "stop-restarts-l2", *CASCADES, *PYAUTOATTACK, *FOOLBOX}
+WAITING = {"stop", "stop-restarts-l2", "next-likely-stop", *CASCADES, *PYAUTOATTACK, *FOOLBOX}
 TRAINING = {name: attack for name, attack in ATTACKS.items() if name not in WAITING}
 
 
