@@ -49,6 +49,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "SymmetricCrossEntropy": {"share": 0.5},
     "TRADES": {"attack": ws.attacks.PGD()},
     "WeightPerturbation": {"objective": ws.objectives.CrossEntropy()},
+    "TrainedPrior": {"weights": "model.safetensors"},
     "Weighted": {"term": ws.objectives.CrossEntropy(), "weight": 0.1},
 }
 # No settings of users, but what the library itself makes: results, plans, layers.

@@ -63,7 +63,7 @@ def _of_moments(way: str, std: Any) -> Case:
 def _of_weights(estimator: bayes.posterior.Estimator) -> Case:
     posterior = bayes.Posterior(estimator=estimator)
     return Case(
-        lambda: Variational(60, 3) + SpectralExpectation(),
+        lambda: Variational(60, 3, prior=bayes.MixturePrior()) + SpectralExpectation(),
         lambda: bayes.convert(loops.net(has_batch_norm=True), posterior),
     )
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
+from tests.training.stop_after import StopAfter
 from withstand.attacks import PGD
 from withstand.core.schedules import Linear
 from withstand.data import Dataset
@@ -29,8 +30,7 @@ from withstand.objectives import (
     SymmetricCrossEntropy,
     WorstLoss,
 )
-from withstand.training import Observer, TrainingSettings, fit
-from withstand.training.checkpoint import Row
+from withstand.training import TrainingSettings, fit
 from withstand.types import Batch, CheckpointError, DataError
 
 NORMS = (2.0, math.inf)
@@ -519,22 +519,6 @@ def test_certified_works_under_autocast(dtype: torch.dtype) -> None:
 
 
 # In training
-
-
-class StopAfter(Observer):
-    """Interrupts a training once, as Ctrl-C would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    @override
-    def on_step(self, done: int, total: int) -> None:
-        if done == self.step:
-            raise KeyboardInterrupt
-
-    @override
-    def on_epoch(self, rows: Sequence[Row]) -> None:
-        return None
 
 
 def _objective(**options: Any) -> Certified:

@@ -43,7 +43,7 @@ def test_loss_is_that_of_its_formula(smoothing: float, weights: list[float], see
     softened = (1 - smoothing) * F.one_hot(labels, CLASSES) + smoothing / CLASSES
     scaled = torch.tensor(weights) / (sum(weights) / CLASSES)
     expected = scaled[labels] * (softened * minus_log).sum(dim=1)
-    torch.testing.assert_close(loss.of_each(logits, labels), expected)
+    torch.testing.assert_close(loss.example_losses(logits, labels), expected)
     torch.testing.assert_close(loss(logits, labels), expected.mean())
     torch.testing.assert_close(
         LabelLoss(smoothing, [3 * w for w in weights])(logits, labels), expected.mean()
@@ -65,7 +65,7 @@ def test_parts_of_a_batch_add_up_to_it() -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_objectives_weigh_and_smooth_their_labels(name: str) -> None:
+def test_objectives_take_class_weights_and_smoothing(name: str) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES))
     images, labels = torch.rand(6, 1, 2, 2), torch.tensor([0, 1, 2, 3, 0, 1])
 

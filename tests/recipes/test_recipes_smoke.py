@@ -15,7 +15,7 @@ from withstand.core.schedules import value_at
 from withstand.data import Dataset, Split
 from withstand.evaluation import Meter, Sampling, evaluate
 from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve
-from withstand.objectives import Certified, Objective
+from withstand.objectives import Certified, Objective, WeightPerturbation
 from withstand.objectives.adversarial import UnderAttack
 from withstand.penalties import AdversarialPerturbation, DeformationStability
 from withstand.recipes.parsing import ParsedRecipe, find_recipe, packaged_recipes, parse_recipe
@@ -51,10 +51,14 @@ def images(recipe: Recipe, num: int) -> Split:
 
 def epsilon_after(recipe: Recipe, progress: float) -> float:
     """What the objective asks for, 0 where it has no epsilon."""
-    if isinstance(recipe.objective, Certified):
-        return value_at(recipe.objective.epsilon, progress)
-    attacked = (part for part in recipe.objective.modules() if isinstance(part, UnderAttack))
-    return max((part.attack.epsilon_at(progress) for part in attacked), default=0.0)
+    objective = recipe.objective
+    if isinstance(objective, WeightPerturbation):
+        objective = objective.objective
+    if isinstance(objective, Certified):
+        return value_at(objective.epsilon, progress)
+    if isinstance(objective, UnderAttack):
+        return objective.attack.epsilon_at(progress)
+    return 0.0
 
 
 def in_brief(recipe: Recipe) -> Objective:

@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from withstand.reporting.history import best_epoch, events, history_table, panels_of_run, panels_of_runs
+from withstand.reporting.history import (
+    best_epoch,
+    events,
+    history_table,
+    panels_of_run,
+    panels_of_runs,
+    training_figure,
+)
 from withstand.reporting.read import History
 
 
@@ -40,6 +47,13 @@ def test_panels_of_run_sort_columns_by_kind() -> None:
 def test_progress_is_the_axis_where_there_is_one() -> None:
     assert panels_of_run(history(loss=[2, 1]))[0].traces[0].progress == [1, 2]
     assert panels_of_run(history(loss=[2, 1], progress=[0.5, 1]))[0].traces[0].progress == [0.5, 1]
+
+
+def test_scores_of_epochs_now_and_then_are_joined_and_other_gaps_are_not() -> None:
+    panels = panels_of_run(history(validation_accuracy=[None, 0.3, None, 0.5], loss=[2.0, None, 1.0, 1.0]))
+    drawn = {panel.title: training_figure(panel).plot["data"][0] for panel in panels}
+    assert {title: line["connectgaps"] for title, line in drawn.items()} == {"Loss": False, "Accuracy": True}
+    assert best_epoch(history(validation_accuracy=[None, 0.3, None, 0.2])) == (2, 4)
 
 
 def test_panels_of_runs_overlay_shared_columns() -> None:

@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 from withstand.cli.entry import main
 from withstand.integrations.ray_cluster import Cluster
 from withstand.runs.arbiter import Arbiter, Score
+from withstand.runs.early_stopping import Watch
 from withstand.runs.ray_sweep import Needs
-from withstand.types import ClusterError
+from withstand.training.checkpoint import Row
+from withstand.types import ClusterError, RecipeError
 
 pytestmark = pytest.mark.xdist_group("ray")  # which share the cluster
 
@@ -195,6 +197,23 @@ def test_sweep_refuses_a_way_that_does_not_fit(
     assert main(["sweep", "digits-adversarial", *tiny, "--over=seed=0", *options]) == 2
     assert message in shown(capsys)
     assert not list(here.iterdir())
+
+
+def test_trial_reports_the_epochs_that_were_validated_and_were_not_rolled_back() -> None:
+    rows: list[Row] = [
+        {"epoch": 1, "validation_accuracy": "", "collapsed": 0, "note": ""},
+        {"epoch": 2, "validation_accuracy": 0.5, "collapsed": 0, "note": ""},
+        {"epoch": 3, "validation_accuracy": 0.1, "collapsed": 1, "note": "back to the end of epoch 2"},
+        {"epoch": 3, "validation_accuracy": "", "collapsed": 0, "note": ""},
+        {"epoch": 4, "validation_accuracy": 0.6, "collapsed": 0, "note": ""},
+    ]
+    told: list[Score] = []
+    watch = Watch(lambda scores: told.extend(scores) or True)  # type: ignore[func-returns-value]
+    for number in range(1, len(rows) + 1):
+        watch.on_epoch(rows[:number])
+    assert told == [(2, 0.5), (4, 0.6)]
+    with pytest.raises(RecipeError, match="no validation data"):
+        watch.on_epoch([*rows, {"epoch": 5, "collapsed": 0, "note": ""}])
 
 
 def test_sweep_on_ray_takes_no_more_than_there_is(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from tests.training.stop_after import StopAfter
 from withstand.attacks import PGD
 from withstand.constraints import Constraint, SpectralBall
 from withstand.core.numerics import seed_of
@@ -26,8 +26,8 @@ from withstand.loss.terms import Objective
 from withstand.models import load_weights
 from withstand.objectives import Adversarial, CrossEntropy
 from withstand.operators import GuaranteedNorms, places
-from withstand.training import Observer, TrainingResult, TrainingSettings, fit
-from withstand.training.checkpoint import Row, read_checkpoint
+from withstand.training import TrainingResult, TrainingSettings, fit
+from withstand.training.checkpoint import read_checkpoint
 from withstand.types import (
     CheckpointError,
     DataError,
@@ -45,22 +45,6 @@ SETTINGS = TrainingSettings(
     accelerator="cpu",
 )
 ATTACK = PGD(epsilon=0.05, num_steps=3)
-
-
-class StopAfter(Observer):
-    """Interrupts a training once, as Ctrl-C would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    @override
-    def on_step(self, done: int, total: int) -> None:
-        if done == self.step:
-            raise KeyboardInterrupt
-
-    @override
-    def on_epoch(self, rows: Sequence[Row]) -> None:
-        return None
 
 
 class NanAfter(Objective):

@@ -40,7 +40,9 @@ OWN: dict[str, Callable[[], Objective]] = {
     "candidates": lambda: p.AdversarialPerturbation(0.5, num_steps=2, candidates=3) + o.CrossEntropy(),
     "virtual": lambda: o.CrossEntropy() + p.VirtualAdversarial(0.5),
     "noise": lambda: o.NoisyCrossEntropy(noise_std=0.3),
-    "draws": lambda: o.Variational(num_samples=3, likelihood=o.Adversarial(PGD)),
+    "draws": lambda: o.Variational(
+        num_samples=3, likelihood=o.Adversarial(PGD), prior=ws.bayes.MixturePrior()
+    ),
     "linear": lambda: o.Certified(math.inf, 0.02, domain="linear", kappa=0.5),
     "moments": lambda: o.GaussianExpectation(noise_std=0.2),
     "class weights": lambda: o.Adversarial(PGD, label_smoothing=0.1, class_weights=[1, 2, 3, 4]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from tests.training.stop_after import StopAfter
 from withstand.attacks import PGD
 from withstand.constraints import SpectralBall
 from withstand.core.schedules import Linear, Schedule
@@ -22,30 +22,13 @@ from withstand.evaluation import evaluate
 from withstand.evaluation.meters import Attacks
 from withstand.objectives import CrossEntropy, Objective
 from withstand.penalties import AdversarialPerturbation, SpectralNorm
-from withstand.training import Observer, Rollback, TrainingSettings, fit
-from withstand.training.checkpoint import Row
+from withstand.training import Rollback, TrainingSettings, fit
 from withstand.training.setup import describe_run, make_optimizer
 from withstand.types import LossTerms
 
 SETTINGS = TrainingSettings(
     epochs=2, batch_size=20, optimizer=partial(torch.optim.SGD, lr=0.2, momentum=0.9), accelerator="cpu"
 )
-
-
-class StopAfter(Observer):
-    """Interrupts a training once, as Ctrl-C would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    @override
-    def on_step(self, done: int, total: int) -> None:
-        if done == self.step:
-            raise KeyboardInterrupt
-
-    @override
-    def on_epoch(self, rows: Sequence[Row]) -> None:
-        return None
 
 
 def weights_after(model: nn.Module) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from tests.training.stop_after import StopAfter
 from withstand import bayes, models
 from withstand.attacks import PGD
 from withstand.core.dataset_info import KNOWN_DATASETS
@@ -22,8 +23,7 @@ from withstand.objectives import Adversarial, CrossEntropy, Objective, Variation
 from withstand.penalties import SpectralExpectation
 from withstand.recipes.parsing import parse_recipe
 from withstand.runs.run_parts import build_model, model_spec
-from withstand.training import Observer, TrainingSettings, fit
-from withstand.training.checkpoint import Row
+from withstand.training import TrainingSettings, fit
 from withstand.training.measure import Measure
 from withstand.types import CheckpointError
 
@@ -45,22 +45,6 @@ objective:
       - {class_path: Variational, init_args: {num_samples: 3, kl_weight: 1/2}}
       - {class_path: Weighted, init_args: {weight: 0.02, term: {class_path: SpectralExpectation}}}
 """
-
-
-class StopAfter(Observer):
-    """Interrupts a training once, as Ctrl-C would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    @override
-    def on_step(self, done: int, total: int) -> None:
-        if done == self.step:
-            raise KeyboardInterrupt
-
-    @override
-    def on_epoch(self, rows: Sequence[Row]) -> None:
-        return None
 
 
 class LargestWeight(Measure):
@@ -118,6 +102,25 @@ def test_fit_of_random_weights_resumed_ends_with_the_same_posterior(
     saved = copy.deepcopy(random)
     models.load_weights(saved, tmp_path / "parts" / "last.safetensors")
     assert all(map(torch.equal, _state(saved), _state(resumed)))
+
+
+def test_fit_resumed_with_a_trained_prior_keeps_the_one_that_it_began_with(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    file, random = tmp_path / "prior.safetensors", _random(tiny_model)
+    models.save_weights(tiny_model, file)
+    objective = Variational(prior=bayes.TrainedPrior(str(file), relative=0.1))
+    settings = replace(SETTINGS, epochs=1, checkpoint_seconds=0.0)
+    whole, cut, resumed = (copy.deepcopy(random) for _ in range(3))
+    fit(whole, tiny_dataset, objective, settings, out=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(cut, tiny_dataset, objective, settings, out=tmp_path / "parts", observers=[StopAfter(3)])
+    for weight in tiny_model.parameters():
+        weight.data.zero_()
+    models.save_weights(tiny_model, file)  # another network's
+    fit(resumed, tiny_dataset, objective, settings, out=tmp_path / "parts")
+    assert all(map(torch.equal, _state(whole), _state(resumed)))
+    assert "TrainedPrior" in (tmp_path / "parts" / "recipe.yaml").read_text()
 
 
 def test_fit_takes_another_posterior_for_another_run(

@@ -16,18 +16,17 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn import functional as F
-from typing_extensions import override
 
+from tests.training.collapses_once import CollapsesOnce
+from tests.training.stop_after import StopAfter
 from withstand.core.schedules import StepDecay
 from withstand.data import Dataset
-from withstand.loss.terms import Objective
+from withstand.models import load_weights
 from withstand.objectives import CrossEntropy
-from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
-from withstand.training import Observer, Plateau, Rollback, TrainingSettings, fit, loop
+from withstand.training import Plateau, Rollback, TrainingSettings, fit, loop
 from withstand.training.checkpoint import Row, write_checkpoint
 from withstand.training.validation import num_bad_epochs, scores
-from withstand.types import CheckpointError, DataError, LossTerms
+from withstand.types import CheckpointError, DataError
 
 SETTINGS = TrainingSettings(
     epochs=12,
@@ -36,43 +35,6 @@ SETTINGS = TrainingSettings(
     accelerator="cpu",
 )
 SCORES = st.lists(st.sampled_from([-math.inf, 0.0, 0.25, 0.5, 0.75, 1.0]), max_size=40)
-
-
-class Interrupt(Observer):
-    """Interrupts a training once, as Ctrl-C would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    @override
-    def on_step(self, done: int, total: int) -> None:
-        if done == self.step:
-            raise KeyboardInterrupt
-
-    @override
-    def on_epoch(self, rows: Sequence[Row]) -> None:
-        return None
-
-
-class CollapsesOnce(Objective):
-    """Shows a collapse in its third epoch until it was slowed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.slowed = 0
-
-    @override
-    def forward(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
-    ) -> LossTerms:
-        shown = (math.log(3), 0.0) if 2 <= progress < 3 and self.slowed < 2 else (0.1, 0.9)
-        terms = dict(zip((LOSS_TERM, ACCURACY_TERM), map(torch.tensor, shown), strict=True))
-        return LossTerms(F.cross_entropy(model(images), labels), terms)
-
-    @override
-    def slow_down(self, at: float) -> bool:
-        self.slowed += 1
-        return True
 
 
 def scored(monkeypatch: pytest.MonkeyPatch, values: Sequence[float]) -> None:
@@ -127,6 +89,7 @@ def test_scores_of_an_epoch_done_again_are_those_of_the_last_row() -> None:
     assert scores(rows, 2) == [0.5, 0.6]  # both were rolled back
     assert scores([*rows, row(3, 0.7)], 3) == [0.5, 0.6, 0.7]
     assert scores([{**row(1, 0.5), "validation_robust_accuracy": 0.2}], 1) == [0.2]
+    assert scores([row(1, 0.5), {**row(2, 0.0), "validation_accuracy": ""}, row(3, 0.6)], 3) == [0.5, 0.6]
 
 
 def test_plateau_cuts_the_rate_beside_its_schedule(
@@ -178,10 +141,51 @@ def test_plateau_training_resumed_ends_the_same(
     log, weights = run(tiny_model, tiny_dataset, tmp_path / "whole", settings)
     assert list(log["learning_rate"]) == pytest.approx([0.1] * 4 + [0.01] * 2)
     with pytest.raises(KeyboardInterrupt):
-        run(tiny_model, tiny_dataset, tmp_path / "cut", settings, observers=[Interrupt(step)])
+        run(tiny_model, tiny_dataset, tmp_path / "cut", settings, observers=[StopAfter(step)])
     cut_log, cut_weights = run(tiny_model, tiny_dataset, tmp_path / "cut", settings)
     pd.testing.assert_frame_equal(log, cut_log)
     assert all(torch.equal(weights[name], cut_weights[name]) for name in weights)
+
+
+def test_validation_now_and_then_leaves_other_epochs_without_a_score(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(monkeypatch, [0.9, 0.5, 0.9, 0.6, 0.9, 0.5, 0.55])
+    settings = replace(SETTINGS, epochs=7, validation_every=2)
+    trained = copy.deepcopy(tiny_model)
+    result = fit(trained, tiny_dataset, settings=settings, out=tmp_path)
+    assert [row["validation_accuracy"] for row in result.rows] == ["", 0.5, "", 0.6, "", 0.5, 0.55]
+    assert (result.best_epoch, result.best_score) == (4, 0.6)
+    short = copy.deepcopy(tiny_model)
+    fit(short, tiny_dataset, settings=replace(settings, epochs=4), out=tmp_path / "short")
+    assert all(torch.equal(weight, result.best_weights[name]) for name, weight in short.state_dict().items())
+
+
+@pytest.mark.parametrize("step", [7, 10])
+def test_plateau_and_early_stopping_count_validations(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    scored(monkeypatch, [0.9, 0.5, 0.9, 0.6, 0.9, 0.5, 0.9, 0.4, 0.9, 0.9, 0.9, 0.9])
+    settings = replace(SETTINGS, validation_every=2, plateau=Plateau(0.5, 0), early_stopping=2)
+    log, weights = run(tiny_model, tiny_dataset, tmp_path / "whole", settings)
+    assert list(log["learning_rate"]) == pytest.approx([0.1] * 6 + [0.05] * 2)
+    assert log["note"].iloc[-1] == "stopped early: no better validation score for 2 validations"
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_model, tiny_dataset, tmp_path / "cut", settings, observers=[StopAfter(step)])
+    cut_log, cut_weights = run(tiny_model, tiny_dataset, tmp_path / "cut", settings)
+    pd.testing.assert_frame_equal(log, cut_log)
+    assert all(torch.equal(weights[name], cut_weights[name]) for name in weights)
+
+
+def test_without_validation_images_the_last_epoch_is_the_best_however_often_it_is_validated(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    empty = replace(tiny_dataset, validation=tiny_dataset.validation.subset(torch.arange(0)))
+    log, weights = run(tiny_model, empty, tmp_path, replace(SETTINGS, epochs=3, validation_every=2))
+    assert "validation_accuracy" not in log
+    best = copy.deepcopy(tiny_model)
+    load_weights(best, tmp_path / "model.safetensors")
+    assert all(torch.equal(weight, weights[name]) for name, weight in best.state_dict().items())
 
 
 @pytest.mark.parametrize("num_writes", range(1, 14))
@@ -195,7 +199,7 @@ def test_plateau_does_not_count_epochs_that_were_rolled_back(
     """Killed after any checkpoint file too."""
 
     def train(out: Path) -> tuple[pd.DataFrame, dict[str, Tensor]]:
-        return run(tiny_model, tiny_dataset, out, settings, objective=CollapsesOnce())
+        return run(tiny_model, tiny_dataset, out, settings, objective=CollapsesOnce(epoch=2, until=2))
 
     def write_then_die(path: Path, content: Mapping[str, Any]) -> None:
         write_checkpoint(path, content)
@@ -220,14 +224,20 @@ def test_plateau_does_not_count_epochs_that_were_rolled_back(
 
 @pytest.mark.parametrize(
     "changed",
-    [{"plateau": Plateau(0.5, 3)}, {"plateau": None}, {"early_stopping": 3}, {"early_stopping": None}],
+    [
+        {"plateau": Plateau(0.5, 3)},
+        {"plateau": None},
+        {"early_stopping": 3},
+        {"early_stopping": None},
+        {"validation_every": 2},
+    ],
 )
 def test_fit_takes_another_plateau_for_another_run(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, changed: dict[str, Any]
 ) -> None:
     settings = replace(SETTINGS, epochs=1, plateau=Plateau(0.5, 2), early_stopping=2)
     run(tiny_model, tiny_dataset, tmp_path, settings)
-    with pytest.raises(CheckpointError, match=r"another run \((plateau|early stopping): "):
+    with pytest.raises(CheckpointError, match=r"another run \((plateau|early stopping|validation every): "):
         run(tiny_model, tiny_dataset, tmp_path, replace(settings, **changed))
 
 

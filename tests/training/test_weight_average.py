@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,24 +11,22 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
-from typing_extensions import override
 
+from tests.training.collapses_once import CollapsesOnce
+from tests.training.stop_after import StopAfter
 from withstand.constraints import SpectralBall, orthogonal_
 from withstand.core.numerics import seed_of
 from withstand.core.schedules import Linear
 from withstand.data import Dataset, batches, epoch_order
-from withstand.loss.terms import Objective
 from withstand.models import load_weights
 from withstand.objectives import CrossEntropy
-from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
 from withstand.operators import weights as layer_weights
-from withstand.training import Observer, Rollback, TrainingSettings, WeightAverage, fit
-from withstand.training.checkpoint import Row
+from withstand.training import Rollback, TrainingSettings, WeightAverage, fit
 from withstand.training.weight_average import Average
 from withstand.training.whole_weights import Weights
-from withstand.types import CheckpointError, LossTerms
+from withstand.types import CheckpointError
 
 SETTINGS = TrainingSettings(
     epochs=3,
@@ -38,43 +35,6 @@ SETTINGS = TrainingSettings(
     average=WeightAverage(0.8),
     accelerator="cpu",
 )
-
-
-class StopAfter(Observer):
-    """Interrupts a training once, as Ctrl-C would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    @override
-    def on_step(self, done: int, total: int) -> None:
-        if done == self.step:
-            raise KeyboardInterrupt
-
-    @override
-    def on_epoch(self, rows: Sequence[Row]) -> None:
-        return None
-
-
-class CollapsesOnce(Objective):
-    """Cross-entropy that shows a collapse in its second epoch until it was slowed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.slowed = 0
-
-    @override
-    def forward(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
-    ) -> LossTerms:
-        shown = (math.log(3), 0.0) if 1 <= progress < 2 and not self.slowed else (0.1, 0.9)
-        terms = dict(zip((LOSS_TERM, ACCURACY_TERM), map(torch.tensor, shown), strict=True))
-        return LossTerms(F.cross_entropy(model(images), labels), terms)
-
-    @override
-    def slow_down(self, at: float) -> bool:
-        self.slowed += 1
-        return True
 
 
 def of(model: nn.Module, how: WeightAverage) -> Average:
@@ -200,7 +160,7 @@ def test_average_goes_back_with_the_weights(
 ) -> None:
     settings = replace(SETTINGS, epochs=2, rollback=Rollback())
     back, straight = copy.deepcopy(tiny_model), copy.deepcopy(tiny_model)
-    rows = fit(back, tiny_dataset, CollapsesOnce(), settings, out=tmp_path / "back").rows
+    rows = fit(back, tiny_dataset, CollapsesOnce(epoch=1, until=1), settings, out=tmp_path / "back").rows
     assert [row["epoch"] for row in rows] == [1, 2, 2, 3]
     fit(straight, tiny_dataset, CrossEntropy(), replace(settings, epochs=3), out=tmp_path / "straight")
     assert all(map(torch.equal, back.state_dict().values(), straight.state_dict().values()))

@@ -27,6 +27,7 @@ from withstand.bayes.layer import (
 )
 from withstand.bayes.norm_kinds import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm, RMSNorm
 from withstand.bayes.posterior import Normal, Posterior
+from withstand.bayes.priors import GaussianPrior, LaplacePrior, MixturePrior, Prior, TrainedPrior
 from withstand.bayes.sampled_norms import confidence_bound
 from withstand.bayes.sampling import Predictor, in_blocks, sample_logits
 from withstand.bayes.whole_kinds import (
@@ -59,18 +60,23 @@ __all__ = [
     "Deviations",
     "Drawing",
     "GRUCell",
+    "GaussianPrior",
     "GroupNorm",
     "LSTMCell",
+    "LaplacePrior",
     "LayerNorm",
     "Linear",
+    "MixturePrior",
     "MultiheadAttention",
     "Normal",
     "OutputProjection",
     "PReLU",
     "Posterior",
     "Predictor",
+    "Prior",
     "RMSNorm",
     "RNNCell",
+    "TrainedPrior",
     "VariationalLayer",
     "at_posterior_mean",
     "confidence_bound",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.bayes.posterior import Normal, Posterior, divergence
+from withstand.bayes.priors import Prior
 from withstand.core.devices import random_state
 from withstand.core.wrappers import unwrapped
 from withstand.operators import DEVIATION
@@ -275,17 +276,19 @@ def sharing_deviations(model: nn.Module, deviations: Deviations) -> AbstractCont
     return _holding(model, "_deviations", deviations.of)
 
 
-def kl(model: nn.Module) -> Tensor:
+def kl(model: nn.Module, prior: Prior | None = None) -> Tensor:
     """The divergence KL(posterior || prior) of all random weights of a network, in nats.
 
     Args:
         model: With random layers.
+        prior: Of all random weights; where None, N(0, prior_std²) with ``prior_std`` of each layer's
+            posterior.
 
     Returns:
         Scalar tensor, at least 0, with gradient; summed over all entries, not divided by anything.
 
     Raises:
-        ModelError: the model has no random layer.
+        ModelError: the model has no random layer, or not the weights that the prior is made of.
     """
     layers = variational_layers(model)
     if not layers:
@@ -293,5 +296,13 @@ def kl(model: nn.Module) -> Tensor:
             f"{type(model).__name__} has no random weights. Make them by withstand.bayes.convert(model), "
             "or by model.bayes={} in a recipe."
         )
-    terms = [divergence(normal) for _, layer in layers for normal in layer.normals().values()]
+    normals = {
+        f"{path}.{name}" if path else name: normal
+        for path, layer in layers
+        for name, normal in layer.normals().items()
+    }
+    terms = [
+        divergence(normal) if prior is None else prior.divergence(name, normal.mean, normal.std)
+        for name, normal in normals.items()
+    ]
     return torch.stack(terms).sum()

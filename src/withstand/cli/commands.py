@@ -202,6 +202,22 @@ COMMANDS = {
             "--scheduler=asha": "on Ray: stop trials early that others overtake",
         },
     ),
+    "reproduce": Command(
+        "reproduce [NAME …] [--check] [--results=DIR]",
+        "run kept results anew, and say which figures moved",
+        "Run anew what a folder of results keeps of runs: each is trained by its recipe with its seed, "
+        "measured by the same meters, and compared figure by figure; its small files are then replaced, and "
+        "the pages that quote them written anew. Only what has changed is run: recipe, data, the code "
+        "that they need, or torch. A killed run goes on by the same command. NAME is a folder of the "
+        "results, such as digits-certified, or one with several runs; all where none is named.",
+        {
+            "--check": "only say what would be run, and why",
+            "--again": "run what has not changed, too, from its start",
+            "--results=DIR": "the folder of results, results by default",
+            "--runs=DIR": "where to train and measure, runs/reproduce by default",
+            "--data.root=DIR": "where the data are",
+        },
+    ),
     "compare": Command(
         "compare DIR [DIR …] [--out=PAGE] [--tables=DIR] [--figures=svg]",
         "compare runs with each other",

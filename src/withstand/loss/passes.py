@@ -113,8 +113,8 @@ class Pass:
         self._tracks_images = tracks_images
         self._is_random = False
         self._shared: dict[Hashable, Any] = {}
-        self._found: dict[Hashable, tuple[Any, Tensor]] = {}
-        self._known: dict[Hashable, tuple[Any, Tensor]] = {}
+        self._new_searches: dict[Hashable, tuple[Any, Tensor]] = {}
+        self._searches: dict[Hashable, tuple[Any, Tensor]] = {}
 
     def shared(self, key: Hashable, make: Callable[[], _Shared]) -> _Shared:
         """What several terms share beside the logits; made by whoever asks first.
@@ -138,19 +138,19 @@ class Pass:
             search: Finds it.
         """
         device = self.images.device
-        if key in self._known:
-            value, state = self._known[key]
+        if key in self._searches:
+            value, state = self._searches[key]
             set_random_state(device, state)
         else:
             value = search()
-            self._found[key] = value, random_state(device)
-        found: _Shared = value
-        return found
+            self._new_searches[key] = value, random_state(device)
+        result: _Shared = value
+        return result
 
     def again(self) -> Pass:
         """The same batch through the model as it now is, with what was found by ``searched`` before."""
         passed = Pass(self.model, self.images, tracks_images=self._tracks_images)
-        passed._known = self._known | self._found
+        passed._searches = self._searches | self._new_searches
         return passed
 
     @cached_property

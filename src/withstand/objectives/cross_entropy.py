@@ -110,7 +110,7 @@ class NoisyCrossEntropy(OnePass):
             # In one batch, so that BatchNorm sees what a larger data set would show it.
             logits = logits_of(passed.model, torch.cat([images, noisy]) if self.keeps_clean else noisy)
         copies = len(logits) // len(images)
-        losses = self.label_loss.of_each(logits, labels.repeat(copies)).view(copies, -1).mean(1)
+        losses = self.label_loss.example_losses(logits, labels.repeat(copies)).view(copies, -1).mean(1)
         accuracies = is_correct(logits, labels.repeat(copies)).view(copies, -1).float().mean(1)
         first_noisy = int(self.keeps_clean)
         terms: dict[str, Tensor] = {}

@@ -60,9 +60,9 @@ class LabelLoss(nn.Module):
         """
         if self._weights is None:
             return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        return self.of_each(logits, labels).mean()
+        return self.example_losses(logits, labels).mean()
 
-    def of_each(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The losses of single examples, (batch,); arguments and errors as of a call."""
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
         weights = self._weights

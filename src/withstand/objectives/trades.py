@@ -1,4 +1,4 @@
-"""Adversarial training that weighs clean accuracy against the change of answers (TRADES)."""
+"""Adversarial training that trades clean accuracy for answers that do not change (TRADES)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from withstand import bayes
 from withstand.core.schedules import Schedule, scheduled, value_at
-from withstand.core.setting_rules import AT_LEAST_0, COUNT, optional, settle
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, instance_of, optional, settle
 from withstand.loss.passes import Pass
 from withstand.loss.terms import Objective, OnePass
 from withstand.objectives.cross_entropy import CrossEntropy
@@ -32,8 +32,11 @@ class Variational(OnePass):
             computed; a float or a schedule.
         likelihood: The loss of one draw: cross-entropy, whose sum is the negative log-likelihood, or any
             other objective. An adversarial one makes what is minimised a bound of no evidence.
+        prior: Of all random weights, such as ``bayes.LaplacePrior(0.1)``; it takes the place of the
+            ``prior_std`` of posteriors, which counts where None.
 
     Raises:
+        TypeError: the prior is none.
         ValueError: a number is out of its range.
     """
 
@@ -43,6 +46,7 @@ class Variational(OnePass):
         num_samples: int = 1,
         kl_weight: float | Schedule = 1.0,
         likelihood: Objective | None = None,
+        prior: bayes.Prior | None = None,
     ) -> None:
         super().__init__()
         self.num_data = num_data
@@ -50,10 +54,13 @@ class Variational(OnePass):
         self.kl_weight = kl_weight
         settle(self, num_data=optional(COUNT), num_samples=COUNT, kl_weight=scheduled(AT_LEAST_0))
         self.likelihood = CrossEntropy() if likelihood is None else likelihood
+        self.prior = optional(instance_of(bayes.Prior, "a prior, such as LaplacePrior(0.1)"))("prior", prior)
 
     @override
     def prepare(self, num_data: int) -> None:
         self.likelihood.prepare(num_data)
+        if self.prior is not None:
+            self.prior.prepare()
         if self.num_data is None:
             self.num_data = num_data
 
@@ -69,7 +76,7 @@ class Variational(OnePass):
             loss, terms = self._likelihood(passed, labels, progress)
             if weight == 0:  # a deviation of 0, whose divergence is infinite, is then allowed
                 return LossTerms(loss, terms)
-            divergence = bayes.kl(passed.model)
+            divergence = bayes.kl(passed.model, self.prior)
         total = loss + weight / self.num_data * divergence
         return LossTerms(total, {**terms, "kl": divergence.detach()})
 

@@ -105,7 +105,7 @@ def _classes() -> Iterator[type]:
     from torch.optim import SGD, Adam
 
     from withstand.attacks import Attack
-    from withstand.bayes import Posterior
+    from withstand.bayes import Posterior, Prior
     from withstand.constraints import Constraint
     from withstand.core.schedules import Schedule
     from withstand.data import Deform
@@ -116,7 +116,7 @@ def _classes() -> Iterator[type]:
     from withstand.training.measure import Measure
 
     pending: list[type] = [
-        *(Objective, Attack, Constraint, Measure, Meter, Schedule, Posterior, BayesSettings),
+        *(Objective, Attack, Constraint, Measure, Meter, Schedule, Posterior, BayesSettings, Prior),
         *(Sampling, Deform, Plateau, Rollback, WeightAverage, SGD, Adam),
     ]
     while pending:

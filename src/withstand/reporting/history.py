@@ -18,6 +18,7 @@ SPECTRAL = "spectral/"
 """How the columns of spectral norms begin, which are drawn apart: ``spectral/LAYER/KIND``."""
 
 _NOT_DRAWN = {"epoch", "progress", "seconds", "collapsed"}
+_VALIDATION = "validation_"
 _SCORES = ("validation_robust_accuracy", "validation_accuracy")
 _MOST_ROWS = 200
 _MANY_POINTS = 60
@@ -37,8 +38,9 @@ class Trace:
 
     name: str
     progress: Sequence[float | None]  # epochs done at each row
-    values: Sequence[float | None]  # None leaves a gap
+    values: Sequence[float | None]  # None leaves a gap, which may be joined
     marks: Mapping[int, str]  # row -> what to say there
+    joins_gaps: bool = False
     series: int | None = None  # of several figures, its number in all of them; None is its place in this one
 
 
@@ -150,7 +152,8 @@ def _words(name: str) -> str:
 def trace_of(history: History, name: str, label: str) -> Trace:
     """The curve of a column, under the name that the legend calls it."""
     progress = history.columns.get("progress", history.columns["epoch"])
-    return Trace(label, progress, history.columns[name], events(history))
+    # Validation scores need not be of every epoch.
+    return Trace(label, progress, history.columns[name], events(history), name.startswith(_VALIDATION))
 
 
 def training_figure(panel: Panel) -> Figure:
@@ -195,6 +198,7 @@ def _curve(trace: Trace, index: int) -> go.Scatter:
         texts=texts,
         mode="lines+markers" if len(trace.progress) <= _MANY_POINTS else "lines",
         legendgroup=str(index),
+        connectgaps=trace.joins_gaps,
     )
 
 

@@ -19,6 +19,7 @@ from withstand.recipes.parsing import ParsedRecipe
 from withstand.runs.arbiter import Score
 from withstand.training import CsvLog, Observer
 from withstand.training.checkpoint import ACCURACY, ROBUST_ACCURACY, Row
+from withstand.training.validation import is_validated
 from withstand.types import RecipeError
 
 _KEY = "stopped_early"  # in environment.json, which training writes anew where it is gone on with
@@ -128,8 +129,8 @@ class Watch(Observer):
 
     @override
     def on_epoch(self, rows: Sequence[Row]) -> None:
-        if _ROLLED_BACK in str(rows[-1]["note"]):
-            return  # it is done again with smaller steps
+        if not _counts(rows[-1]):
+            return
         if not self.tell(rows) and not self._is_last:
             epoch, score = _score(rows[-1])
             raise StoppedEarly(Stop(epoch, _measure(rows[-1]), score), rows)
@@ -140,9 +141,14 @@ class Watch(Observer):
         Raises:
             RecipeError: the log has no validation accuracy.
         """
-        new = [row for row in rows[self._num_told :] if _ROLLED_BACK not in str(row["note"])]
+        new = [row for row in rows[self._num_told :] if _counts(row)]
         self._num_told = len(rows)
         return self._goes_on([_score(row) for row in new])
+
+
+def _counts(row: Row) -> bool:
+    """Whether an epoch has a score, and is not done again with smaller steps."""
+    return is_validated(row) and _ROLLED_BACK not in str(row["note"])
 
 
 def _score(row: Row) -> Score:

@@ -328,7 +328,7 @@ def require_same_recipe(parsed: ParsedRecipe, out: RunFolder) -> None:
     are_places = all(is_place(values["data"]["name"] or "") for values in (then, parsed.values))
     places = ("root", "name") if are_places else ("root",)  # what lies there is compared when it is read
     former, current = (
-        flat(_trained_part({**values, **dict.fromkeys(named)}, places), opens=False)
+        flat(trained_part({**values, **dict.fromkeys(named)}, places), opens=False)
         for values in (then, parsed.values)
     )
     differing = [key for key in sorted({*former, *current}) if former.get(key) != current.get(key)]
@@ -341,7 +341,7 @@ def require_same_recipe(parsed: ParsedRecipe, out: RunFolder) -> None:
         )
 
 
-def _trained_part(values: Mapping[str, Any], places: Collection[str]) -> dict[str, Any]:
+def trained_part(values: Mapping[str, Any], places: Collection[str]) -> dict[str, Any]:
     """The values that decide what is trained."""
     part = {key: value for key, value in values.items() if key not in _FREE_KEYS}
     part["training"] = {key: value for key, value in part["training"].items() if key not in _FREE_TRAINING}

@@ -49,7 +49,7 @@ from withstand.training.setup import describe_run, make_fabric, make_optimizer, 
 from withstand.training.state import State
 from withstand.training.step import Gradients
 from withstand.training.trainable import require_trainable
-from withstand.training.validation import accuracies, measured, num_bad_epochs, scores
+from withstand.training.validation import accuracies, measured, no_accuracies, num_bad_epochs, scores
 from withstand.training.weight_average import Average
 from withstand.types import Batch
 
@@ -254,20 +254,29 @@ class Training:
             "learning_rate": self._optimizer.param_groups[0]["lr"],
             **self._meter.means(),
         }
-        validation = accuracies(self._model, self._validation, self._settings.selection)
-        # Without validation data the last good epoch is the best.
-        score = validation.get(ROBUST_ACCURACY, validation.get(ACCURACY, position.best_score))
-        row |= {**self._measure(), **validation, "collapsed": int(collapsed)}
+        row |= {**self._measure(), **self._validate(collapsed), "collapsed": int(collapsed)}
         row["note"] = "collapsed" if collapsed else ""
+        return row
+
+    def _validate(self, collapsed: bool) -> Row:
+        """What the log says of validation images; keeps the weights where no epoch was better."""
+        position, how = self._position, self._settings
+        is_due = (position.epoch + 1) % how.validation_every == 0 or position.epoch + 1 >= self._num_epochs
+        if len(self._validation) and not is_due:
+            return dict(no_accuracies(how.selection))
+        found = accuracies(self._model, self._validation, how.selection)
+        # Without validation data the last good epoch is the best.
+        score = found.get(ROBUST_ACCURACY, found.get(ACCURACY, position.best_score))
         if score >= position.best_score and not collapsed:
             position.best_score = score
             save_weights(self._model, self._out.best_weights)
-        return row
+        return dict(found)
 
     def _note_early_stop(self, row: Row) -> None:
+        how = self._settings
         if self._stops_early and self._position.epoch < self._num_epochs:
-            num = self._settings.early_stopping
-            why = f"stopped early: no better validation score for {num} {'epoch' if num == 1 else 'epochs'}"
+            num, what = how.early_stopping, "epoch" if how.validation_every == 1 else "validation"
+            why = f"stopped early: no better validation score for {num} {what}{'' if num == 1 else 's'}"
             row["note"] = "; ".join(text for text in (str(row["note"]), why) if text)
 
     def _roll_back(self, row: Row) -> bool:

@@ -69,8 +69,8 @@ class TrainingSettings:
             ``torch.optim.Adam`` with its init_args.
         lr_factor: Factor of the optimiser's learning rate, a float or a schedule of one.
         plateau: Another factor, smaller each time that validation scores rise no more; none where None.
-        early_stopping: Stop after so many epochs in a row without a better validation score, at least 1;
-            never where None.
+        early_stopping: Stop after so many validations in a row without a better score, at least 1; never
+            where None.
         augment: Random crops and flips, or deformations, of each training batch.
         constraints: What holds the weights in a set after each step, such as ``SpectralBall``.
         average: Average the weights over the steps, by which epochs are scored, and which are what
@@ -78,6 +78,9 @@ class TrainingSettings:
         drop_last: Leave out the last batch of an epoch where it is smaller.
         selection: The attack by whose validation accuracy the best epoch is chosen; by clean
             validation accuracy where None.
+        validation_every: Epochs from one validation to the next, since attacks cost time; the last epoch has
+            one always. Others have no score: they are never the best, and ``plateau`` and ``early_stopping``
+            count validations.
         rollback: What to do when adversarial training collapses; it is only reported where None.
         initial_weights: A ``.safetensors`` or state-dict file to start from.
         accelerator: Where to train, as Lightning Fabric names it (``auto``, ``cpu``, ``cuda``, …).
@@ -119,6 +122,7 @@ class TrainingSettings:
     average: WeightAverage | None = None
     drop_last: bool = False
     selection: Attack | None = None
+    validation_every: int = 1
     rollback: Rollback | None = None
     initial_weights: str | None = None
     accelerator: str = "auto"
@@ -147,6 +151,7 @@ class TrainingSettings:
             average=optional(instance_of(WeightAverage, "an average, such as WeightAverage(decay=0.999)")),
             drop_last=flag,
             selection=optional(an_attack),
+            validation_every=COUNT,
             rollback=optional(instance_of(Rollback, "a rollback, such as Rollback()")),
             devices=COUNT,
             num_nodes=COUNT,

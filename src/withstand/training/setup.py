@@ -54,6 +54,7 @@ def describe_run(
         "average of weights": str(settings.average or ""),
         "plateau": str(settings.plateau or ""),
         "early stopping": str(settings.early_stopping or ""),
+        "validation every": f"{settings.validation_every} epochs" if settings.validation_every > 1 else "",
         "micro-batches": str(settings.micro_batches) if settings.micro_batches > 1 else "",
         "synchronised BatchNorm": "yes" if settings.sync_batch_norm else "",
     }

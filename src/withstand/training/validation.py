@@ -53,6 +53,16 @@ def accuracies(model: nn.Module, split: Split, attack: Attack | None) -> dict[st
     return shares | ({NO_ANSWER_SHARE: none} if none else {})
 
 
+def no_accuracies(attack: Attack | None) -> dict[str, str]:
+    """The same columns, empty, of an epoch that is not validated: it differs from there being no data."""
+    return dict.fromkeys([ACCURACY] if attack is None else [ACCURACY, ROBUST_ACCURACY], "")
+
+
+def is_validated(row: Row) -> bool:
+    """Whether an epoch of the training log has a score, if any has."""
+    return row.get(ACCURACY) != ""
+
+
 def predictions(model: nn.Module, split: Split, attack: Attack | None = None) -> Tensor:
     """The model's classes of a split, clean or under an attack; ``answers.NO_ANSWER`` where there is none.
 
@@ -103,12 +113,12 @@ def measured(
 class Plateau:
     """Multiply the learning rate by ``factor`` where the validation score rises no more.
 
-    After more than ``patience`` epochs in a row without a better score than ever before, as
+    After more than ``patience`` validations in a row without a better score than ever before, as
     ``torch.optim.lr_scheduler.ReduceLROnPlateau`` with a threshold of 0 does; then it counts anew.
 
     Args:
         factor: In (0, 1).
-        patience: Epochs without a better score that are put up with, at least 0.
+        patience: Validations without a better score that are put up with, at least 0.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -121,7 +131,7 @@ class Plateau:
         settle(self, factor=PROBABILITY, patience=Whole(least=0))
 
     def factor_after(self, values: Sequence[float]) -> float:
-        """What the learning rate is multiplied by after epochs of these scores, in (0, 1]."""
+        """What the learning rate is multiplied by after validations of these scores, in (0, 1]."""
         best, num_bad, num_cuts = -math.inf, 0, 0
         for value in values:
             best, num_bad = (value, 0) if value > best else (best, num_bad + 1)
@@ -131,13 +141,13 @@ class Plateau:
 
 
 def num_bad_epochs(values: Sequence[float]) -> int:
-    """How many epochs have gone by since the best score, the first of those that are as good."""
+    """How many validations there were since the best score, the first of those that are as good."""
     best = max(values, default=-math.inf)
     return len(values) if best == -math.inf else len(values) - 1 - values.index(best)
 
 
 def scores(rows: Sequence[Row], num_epochs: int) -> list[float]:
-    """The score of each epoch by which the best is chosen.
+    """The score of each validated epoch by which the best is chosen.
 
     Args:
         rows: The training log; of an epoch that was rolled back and done again the last row counts.
@@ -148,7 +158,8 @@ def scores(rows: Sequence[Row], num_epochs: int) -> list[float]:
         that is NaN, which are never the best.
     """
     lasting = {int(row["epoch"]): row for row in rows}
-    return [_score(lasting[epoch]) for epoch in range(1, num_epochs + 1)]
+    done = [lasting[epoch] for epoch in range(1, num_epochs + 1)]
+    return [_score(row) for row in done if is_validated(row)]
 
 
 def _score(row: Mapping[str, float | int | str]) -> float:
