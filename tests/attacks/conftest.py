@@ -18,6 +18,7 @@ from withstand.attacks import (
     AutoAttack,
     Cascade,
     FoolboxAttack,
+    Mask,
     Noise,
     Transfer,
     cross_entropy,
@@ -67,6 +68,18 @@ PGDS: dict[str, PGD] = {
 }
 
 
+class EveryOther(Mask):
+    """The first pixel, and every other one."""
+
+    name = "every-other"
+
+    @override
+    def pixels(self, images: Tensor) -> Tensor:
+        count = images.shape[1:].numel()
+        chosen = torch.arange(count, device=images.device) % 2 == 0
+        return chosen.reshape(1, *images.shape[1:])
+
+
 class AnyShape(nn.Module):
     """Logits of four classes of images of whatever shape."""
 
@@ -111,6 +124,8 @@ ATTACKS: dict[str, Attack] = {
     **{f"means-{norms.label(p)}": AtMeans(PGD(norm=p, epsilon=EPSILON, num_steps=3)) for p in NORMS},
     **{f"noise-{n}-{norms.label(p)}": Noise(p, EPSILON, n) for p in NORMS for n in (1, 3)},
     **TRANSFERS,
+    **{f"masked-{norms.label(p)}": PGD(p, EPSILON, 3, mask=EveryOther()) for p in NORMS},
+    "masked-stop": PGD(epsilon=EPSILON, num_steps=3, mask=EveryOther(), mode="evaluation"),
     "random-class": PGD(epsilon=EPSILON, num_steps=3, target=random_class, num_restarts=2),
     **CASCADES,
     **(PYAUTOATTACK if find_spec("pyautoattack") else {}),
@@ -118,7 +133,7 @@ ATTACKS: dict[str, Attack] = {
 }
 QUERYING = {name: attack for name, attack in ATTACKS.items() if not name.startswith("noise-1")}
 # Those that may ask the device how it went, since they only evaluate.
-WAITING = {"stop", "stop-restarts-l2", "next-likely-stop", *CASCADES, *PYAUTOATTACK, *FOOLBOX}
+WAITING = {"stop", "stop-restarts-l2", "next-likely-stop", "masked-stop", *CASCADES, *PYAUTOATTACK, *FOOLBOX}
 TRAINING = {name: attack for name, attack in ATTACKS.items() if name not in WAITING}
 
 

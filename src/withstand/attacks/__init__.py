@@ -7,6 +7,7 @@ from withstand.attacks.autoattack import AutoAttack, AutoAttackPart
 from withstand.attacks.cascade import Cascade
 from withstand.attacks.foolbox_attack import FoolboxAttack, FoolboxMethod
 from withstand.attacks.losses import cross_entropy, dlr, kl_divergence, margin
+from withstand.attacks.masks import Channels, Mask, Patch, Region
 from withstand.attacks.pgd import PGD, steps_for
 from withstand.attacks.random_noise import Noise
 from withstand.attacks.single_step import fgsm, fgsm_rs
@@ -25,9 +26,13 @@ __all__ = [
     "AutoAttackPart",
     "BoundAttack",
     "Cascade",
+    "Channels",
     "FoolboxAttack",
     "FoolboxMethod",
+    "Mask",
     "Noise",
+    "Patch",
+    "Region",
     "SuiteLevel",
     "Transfer",
     "WrappedAttack",

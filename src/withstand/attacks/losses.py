@@ -6,6 +6,7 @@ is of the logits of the image as it is instead of labels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,12 @@ def a_function(name: str, value: Any, example: str) -> Callable[[Tensor, Tensor]
         )
     function: Callable[[Tensor, Tensor], Tensor] = value
     return function
+
+
+def name_of(function: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """A function's name in lower-case letters, digits and hyphens: ``least-likely``."""
+    name = getattr(function, "__name__", type(function).__name__)
+    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def one_an_example(values: Any, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -6,7 +6,6 @@ Madry et al., "Towards deep learning models resistant to adversarial attacks" (I
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.attacks.attack import Attack
-from withstand.attacks.losses import a_loss, cross_entropy, kl_divergence, one_an_example
+from withstand.attacks.losses import a_loss, cross_entropy, kl_divergence, name_of, one_an_example
+from withstand.attacks.masks import Mask, a_mask
 from withstand.attacks.targets import a_target, targets_of
 from withstand.attacks.worst import ON_TARGET, WRONG, Worst, ranks
 from withstand.core import norms
@@ -71,6 +71,7 @@ class PGD(Attack):
         target: The class that each example is to be taken for: a function of (logits, labels), such as
             ``least_likely``, or of one's own. Then the loss of that class is descended; None climbs
             that of the true class. An example whose target is its own class cannot be broken.
+        mask: Which pixels may change, such as ``Patch``; all where None. The ball is that of these alone.
         mode: As of every attack. The worst image is one taken for the target, then one that fools the model,
             then that of the larger loss; where ``random``, and in training by ``kl_divergence``, that of the
             largest loss alone.
@@ -89,6 +90,7 @@ class PGD(Attack):
     keep_best: bool = False
     reach: float = _REACH
     target: Callable[[Tensor, Tensor], Tensor] | None = None
+    mask: Mask | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,6 +106,7 @@ class PGD(Attack):
             keep_best=flag,
             reach=POSITIVE,
             target=optional(a_target),
+            mask=optional(a_mask),
         )
         if self.loss is kl_divergence and not self.random_start:
             raise ValueError(
@@ -122,6 +125,8 @@ class PGD(Attack):
             return images.detach().clone()
         with eval_mode(model):
             images = images.detach()
+            if self.mask is not None:
+                plan = replace(plan, mask=self.mask.pixels(images))
             examples = _Examples(images, labels, self._against(model, images, labels))
             if self._keeps_worst():
                 return self._search(model, examples, plan)
@@ -136,8 +141,8 @@ class PGD(Attack):
     def climbing(self, loss: Callable[[Tensor, Tensor], Tensor]) -> Self:
         if self.loss not in (cross_entropy, loss):
             raise ValueError(
-                f"Expected an attack whose loss is left to what trains on it, {_name_of(loss)}, but "
-                f"{self.name} climbs {_name_of(self.loss)}: leave its loss out."
+                f"Expected an attack whose loss is left to what trains on it, {name_of(loss)}, but "
+                f"{self.name} climbs {name_of(self.loss)}: leave its loss out."
             )
         return replace(self, loss=loss)
 
@@ -145,9 +150,15 @@ class PGD(Attack):
     @override
     def name(self) -> str:
         steps = "auto" if isinstance(self.num_steps, Schedule) else self._fixed_steps()
-        loss = "" if self.loss is cross_entropy else f"-{_name_of(self.loss)}"
-        target = "" if self.target is None else f"-targeted-{_name_of(self.target)}"
-        return f"pgd-{steps}{loss}{target}-{norms.label(self.norm)}"
+        loss = "" if self.loss is cross_entropy else f"-{name_of(self.loss)}"
+        target = "" if self.target is None else f"-targeted-{name_of(self.target)}"
+        mask = "" if self.mask is None else f"-{self.mask.name}"
+        return f"pgd-{steps}{loss}{target}{mask}-{norms.label(self.norm)}"
+
+    @property
+    @override
+    def is_masked(self) -> bool:
+        return self.mask is not None
 
     @override
     def describe(self) -> str:
@@ -157,10 +168,11 @@ class PGD(Attack):
         if self._keeps_worst() and self._goes_by_loss():
             returned = "iterate of the largest loss"
         reach = "" if self.reach == _REACH else f" of {self.reach:g} epsilon together"
-        target = "" if self.target is None else f", targeted at {_name_of(self.target)}"
+        target = "" if self.target is None else f", targeted at {name_of(self.target)}"
+        mask = "" if self.mask is None else f", only {self.mask.name} may change"
         return (
             f"PGD, {norms.label(self.norm)}, {self._fixed_steps()} steps{reach}, {restarts}{start}, "
-            f"{_name_of(self.loss)}{target}, {returned}"
+            f"{name_of(self.loss)}{target}, {returned}{mask}"
         )
 
     def _keeps_worst(self) -> bool:
@@ -187,15 +199,18 @@ class PGD(Attack):
         size = whole / steps if self.step_size is None else value_at(self.step_size, progress)
         return _Plan(epsilon, steps, size)
 
-    def _start(self, images: Tensor, epsilon: float) -> Tensor:
+    def _start(self, images: Tensor, plan: _Plan) -> Tensor:
         if not self.random_start:
             return images
-        return (images + norms.random_in_ball(images, self.norm, epsilon)).clamp_(0.0, 1.0)
+        drawn = norms.random_in_ball(images, self.norm, plan.epsilon, mask=plan.mask)
+        return drawn.add_(images).clamp_(0.0, 1.0)
 
     def _step(self, plan: _Plan, step: int, images: Tensor, current: Tensor, gradient: Tensor) -> Tensor:
         """One step uphill, back into the ball, back into [0, 1]; clamping cannot leave the ball."""
         size = plan.step_size * value_at(self.step_decay, step / plan.num_steps)
         gradient = norms.finite(gradient)
+        if plan.mask is not None:  # what has no gradient makes no step, and stays in each projection
+            gradient = gradient.where(plan.mask, 0.0)
         if not math.isinf(self.norm):
             # In linf a blocked pixel shortens no other's step, and the clamp below undoes its own.
             gradient = _inward(gradient, current)
@@ -234,7 +249,7 @@ class PGD(Attack):
         return logits.detach(), loss.detach(), gradient
 
     def _ascend(self, model: nn.Module, examples: _Examples, plan: _Plan) -> Tensor:
-        current = self._start(examples.images, plan.epsilon)
+        current = self._start(examples.images, plan)
         for step in range(plan.num_steps):
             _, _, gradient = self._evaluate(model, current, examples.against)
             current = self._step(plan, step, examples.images, current, gradient)
@@ -261,7 +276,7 @@ class PGD(Attack):
         number = int((loss.isnan() & (predicted(logits) != NO_ANSWER)).sum())
         if number:
             warnings.warn(
-                f"The loss {_name_of(self.loss)} of {self.name} is NaN at {number} of {len(loss)} images "
+                f"The loss {name_of(self.loss)} of {self.name} is NaN at {number} of {len(loss)} images "
                 "that the model answers: the attack finds no way there, and what withstands it need not be "
                 "robust.",
                 RuntimeWarning,
@@ -274,7 +289,7 @@ class PGD(Attack):
         """Ascends from one start with the examples of ``index`` and records what is worst."""
         left = examples.at(index)
         # Drawn for all, so that an example's start does not depend on which others were broken.
-        current = self._start(examples.images, plan.epsilon)[index]
+        current = self._start(examples.images, plan)[index]
         for step in range(plan.num_steps):
             logits, loss, gradient = self._evaluate(model, current, left.against)
             rank = self._ranks(logits, left)
@@ -317,6 +332,7 @@ class _Plan:
     epsilon: float
     num_steps: int
     step_size: float
+    mask: Tensor | None = None
 
 
 def _inward(gradient: Tensor, current: Tensor) -> Tensor:
@@ -328,9 +344,3 @@ def _inward(gradient: Tensor, current: Tensor) -> Tensor:
 def _delayed(setting: _Setting, at: float) -> _Setting | Slowed:
     """A setting that follows epsilon's stages, one epoch later from ``at`` on."""
     return Slowed(setting, at, share=1.0) if isinstance(setting, Schedule) else setting
-
-
-def _name_of(function: Callable[[Tensor, Tensor], Tensor]) -> str:
-    return re.sub("[^a-z0-9]+", "-", getattr(function, "__name__", type(function).__name__).lower()).strip(
-        "-"
-    )
