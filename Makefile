@@ -41,7 +41,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --dist loadgroup
+	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --dist loadgroup --durations=20
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -14,8 +14,8 @@ from withstand.types import ModelError
 
 def _net() -> nn.Sequential:
     return nn.Sequential(
-        *[nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.Flatten()],
-        *[nn.Linear(20, 4), nn.Linear(4, 6)],
+        *[nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2), nn.Flatten()],
+        *[nn.Linear(8, 4), nn.Linear(4, 6)],
     )
 
 

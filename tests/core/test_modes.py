@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from typing_extensions import override
 
-from withstand.core.modes import differs_in_training, eval_mode
+import withstand as ws
+from withstand.core.modes import differs_in_training, eval_mode, weights_computed_once
 
 
 def _mixed() -> nn.Sequential:
@@ -105,3 +109,86 @@ def test_differs_in_training_knows_the_layers_that_act_otherwise_in_training(
     model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(layer))
     assert differs_in_training(model.train()) is differs
     assert not differs_in_training(model.eval())
+
+
+class _Counted(nn.Module):
+    """A parametrisation that counts how often it computes a weight.
+
+    Args:
+        is_function: Whether it says that it depends on its parameters alone.
+    """
+
+    def __init__(self, is_function: bool) -> None:
+        super().__init__()
+        self.is_function, self.count = is_function, 0
+
+    @override
+    def forward(self, weight: Tensor) -> Tensor:
+        self.count += 1
+        return 2 * weight
+
+
+def _counted(is_function: bool) -> tuple[nn.Linear, _Counted]:
+    layer, counted = nn.Linear(2, 2), _Counted(is_function)
+    parametrize.register_parametrization(layer, "weight", counted)
+    counted.count = 0
+    return layer, counted
+
+
+def test_weights_are_computed_once_and_as_before_afterwards() -> None:
+    layer, counted = _counted(is_function=True)
+    images = torch.rand(3, 2)
+    expected, names = layer(images).detach(), [name for name, _ in layer.named_parameters()]
+
+    def fail_inside() -> None:
+        with weights_computed_once(layer):
+            counted.count = 0
+            assert torch.equal(layer(images), expected)
+            assert not layer.weight.requires_grad
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_inside()
+    assert counted.count == 0
+    assert layer.weight.requires_grad
+    assert [name for name, _ in layer.named_parameters()] == names
+    assert torch.equal(layer(images), expected)
+
+
+def test_weights_that_may_be_random_are_computed_anew() -> None:
+    layer, counted = _counted(is_function=False)
+    with weights_computed_once(layer):
+        layer(torch.rand(3, 2))
+        layer(torch.rand(3, 2))
+    assert counted.count == 2
+
+
+def test_weights_of_copies_are_their_own() -> None:
+    """Those of ``torch.nn.utils.parametrize.cached`` are those of the first of them."""
+    layer, _ = _counted(is_function=True)
+    other = copy.deepcopy(layer)
+    with torch.no_grad():
+        next(part for name, part in other.named_parameters() if name.endswith("original")).add_(1.0)
+    both, expected = nn.Sequential(layer, other), other.weight.detach().clone()
+    with weights_computed_once(both):
+        assert torch.equal(other.weight, expected)
+        assert not torch.equal(layer.weight, expected)
+
+
+@pytest.mark.parametrize("is_evaluation", [False, True])
+def test_an_attack_computes_parametrised_weights_once(is_evaluation: bool) -> None:
+    attack = ws.attacks.PGD(2, 0.5, num_steps=4)
+    attack = attack.for_evaluation() if is_evaluation else attack
+    layer, counted = _counted(is_function=True)
+    images, labels = torch.rand(6, 2), torch.tensor([0, 1] * 3)
+    plain = nn.Linear(2, 2)
+    with torch.no_grad():
+        plain.weight.copy_(layer.weight)
+        plain.bias.copy_(layer.bias)
+    results = []
+    for model in (layer, plain):
+        torch.manual_seed(0)
+        counted.count = 0
+        results.append(attack.perturb(model, images, labels))
+        assert counted.count == int(model is layer)
+    assert torch.equal(*results)

@@ -75,7 +75,9 @@ def test_orthogonal_initialisation_starts_layers_with_singular_values_of_1() -> 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    name=st.sampled_from(["cnn-small", "cnn-4c3f", "lenet", "cnn-8c2f", "cnn-large-epsilon", "vgg11", "mlp"]),
+    name=st.sampled_from(
+        ["cnn-small", "cnn-4c3f", "lenet", "cnn-8c2f", "cnn-large-epsilon", "vgg11", "liresnet", "mlp"]
+    ),
     channels=st.integers(1, 4),
     height=st.integers(1, 40),
     width=st.integers(1, 40),
@@ -107,6 +109,7 @@ def test_network_fits_a_size_or_refuses_it_with_the_smallest_that_does(
         ("vgg5-stable", 16),
         ("vgg11", 16),
         ("vgg16", 16),
+        ("liresnet", 4),
     ],
 )
 def test_network_takes_the_smallest_image_documented(name: str, side: int) -> None:

@@ -28,8 +28,9 @@ USUAL: dict[str, Shape] = {
     "vgg16": COLOUR,
     "resnet18": COLOUR,
     "resnet50": COLOUR,
+    "liresnet": GREY,
 }
-CONVOLUTIONAL = [name for name in MODEL_NAMES if name != "mlp"]
+WITH_BATCH_NORM = [name for name in MODEL_NAMES if name not in ("mlp", "liresnet")]
 
 
 def shape_only(name: str, input_shape: Shape, num_classes: int = 10, **options: Any) -> nn.Module:
@@ -88,6 +89,7 @@ def test_network_names_are_all_tested_here() -> None:
         ("vgg11", (3, 64, 64), [(2048, 512), (512, 512), (512, 10)]),
         ("resnet18", COLOUR, [(512, 10)]),
         ("resnet50", COLOUR, [(2048, 10)]),
+        ("liresnet", GREY, [(16 * 7 * 7, 512), (512, 10)]),
     ],
 )
 def test_network_linear_layers_are_as_wide_as_published(
@@ -122,6 +124,7 @@ def test_network_linear_layers_are_as_wide_as_published(
         ("resnet18", COLOUR, {"batch_norm": True}, 11_173_962),
         ("resnet18", COLOUR, {}, 11_173_962 - 2 * 4800),
         ("resnet50", COLOUR, {}, 23_520_842),
+        ("liresnet", GREY, {}, conv(1, 16, 4) + 2 * conv(16, 16, 3) + conv(16, 16, 4) + dense(784, 512, 10)),
     ],
 )  # fmt: skip
 def test_network_parameters_are_as_many_as_published(
@@ -131,7 +134,7 @@ def test_network_parameters_are_as_many_as_published(
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
+@pytest.mark.parametrize("name", WITH_BATCH_NORM)
 def test_batch_norm_is_an_option_of_every_convolutional_net(name: str, batch_norm: bool) -> None:
     network = shape_only(name, USUAL[name], 7, batch_norm=batch_norm)
     norms, convs = layers(network, nn.BatchNorm2d), layers(network, nn.Conv2d)
@@ -156,8 +159,10 @@ def test_network_logits_are_finite_and_their_gradients_reach_the_images(name: st
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_network_can_be_traced(name: str) -> None:
+    # MinMax asks for the number of channels.
+    options: dict[str, Any] = {"activation": "relu"} if name == "liresnet" else {}
     with torch.device("meta"):
-        network = nn.Sequential(create(name, input_shape=USUAL[name], num_classes=7))
+        network = nn.Sequential(create(name, input_shape=USUAL[name], num_classes=7, **options))
     traced = fx.symbolic_trace(network)
     assert traced(torch.zeros(2, *USUAL[name], device="meta")).shape == (2, 7)
     # Only layers of torch itself are left as calls; what is ours is seen through.

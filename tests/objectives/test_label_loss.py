@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import withstand as ws
+from withstand.core.spelling import spelled
 from withstand.objectives import TRADES, Adversarial, CrossEntropy, LabelLoss, NoisyCrossEntropy, Objective
+from withstand.recipes.parsing import parse_recipe
 from withstand.types import ModelError
 
 CLASSES = 4
@@ -101,3 +105,20 @@ def test_another_number_of_weights_than_classes_is_refused(name: str) -> None:
 def test_wrong_settings_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         CrossEntropy(**options)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        *(make(label_smoothing=0.1, class_weights=[1, 2, 3, 4]) for make in OBJECTIVES.values()),
+        ws.objectives.WeightPerturbation(ws.objectives.MART(ATTACK, 2.0), 0.02),
+    ],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_objectives_made_in_python_are_recorded_as_recipes_spell_them(
+    objective: Objective, tmp_path: Path
+) -> None:
+    file = tmp_path / "recipe.yaml"
+    content = {"name": "made", "data": {"name": "digits"}, "objective": spelled(objective)}
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert str(parse_recipe(file).recipe.objective) == str(objective)

@@ -20,7 +20,7 @@ from withstand.attacks.attack import Attack
 from withstand.attacks.worst import pick
 from withstand.core import norms
 from withstand.core.devices import preserved_random_states
-from withstand.core.modes import eval_mode
+from withstand.core.modes import eval_mode, weights_computed_once
 from withstand.core.setting_rules import settle
 from withstand.types import AttackError
 
@@ -127,7 +127,7 @@ class LibraryAttack(Attack):
         epsilon, images = self.budget_for(images, progress), images.detach()
         if epsilon == 0 or not images.numel():
             return images.clone()
-        with eval_mode(model), weights_at_rest(model):
+        with eval_mode(model), weights_at_rest(model), weights_computed_once(model):
             return self.search(model, images, labels, epsilon)
 
     @abstractmethod

@@ -22,7 +22,7 @@ from withstand.attacks.targets import a_target, targets_of
 from withstand.attacks.worst import ON_TARGET, WRONG, Worst, ranks
 from withstand.core import norms
 from withstand.core.answers import NO_ANSWER, predicted
-from withstand.core.modes import eval_mode
+from withstand.core.modes import eval_mode, weights_computed_once
 from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
 from withstand.core.setting_rules import AT_LEAST_0, COUNT, POSITIVE, flag, optional, settle
 
@@ -123,7 +123,7 @@ class PGD(Attack):
         plan = self._plan(progress)
         if plan.epsilon == 0:
             return images.detach().clone()
-        with eval_mode(model):
+        with eval_mode(model), weights_computed_once(model):
             images = images.detach()
             if self.mask is not None:
                 plan = replace(plan, mask=self.mask.pixels(images))

@@ -1,4 +1,4 @@
-"""Weights that are computed so that they are in a set always, by ``torch.nn.utils.parametrizations``.
+"""Weights that are computed so that they are in a set always, by ``torch.nn.utils.parametrize``.
 
 For those who would rather not project: the optimiser then moves the parameters from which each weight
 is computed anew. A layer's own parameters are in ``layer.parametrizations``;
@@ -13,15 +13,20 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrizations, parametrize
 from typing_extensions import override
 
+from withstand.constraints.orthogonal import NormalizedRows, Orthogonal
 from withstand.core.made import changed_by, made_of
 from withstand.core.wrappers import unwrapped
+from withstand.models.liresnet import LinearResidual
 from withstand.operators import Weight, weights
 from withstand.types import ModelError
 
-ParametrizationName: TypeAlias = Literal["spectral-norm", "orthogonal"]
+ParametrizationName: TypeAlias = Literal[
+    "spectral-norm", "orthogonal", "orthogonal-normalized-last", "orthogonal-free-last"
+]
 """What recipes call a parametrisation."""
 
 
@@ -44,20 +49,22 @@ def spectral_norm_(model: nn.Module) -> None:
             continue
         inner = []
         for weight in (first, *others):
-            dense = _dense(weight)
+            dense = nn.Linear(1, 1, bias=False)
             dense.weight = nn.Parameter(weight.matrix.detach().clone())  # where the power iteration begins
-            inner.append(parametrizations.spectral_norm(dense))
-        _register(first, inner)
+            inner.append(parametrizations.spectral_norm(dense).get_submodule("parametrizations.weight.0"))
+        parametrize.register_parametrization(first.layer, first.parameter, _OfStack(inner))
     changed_by(made, model, parametrize="spectral-norm")
 
 
 def orthogonal_(model: nn.Module) -> None:
     """Makes each weight orthogonal: with orthonormal rows, or columns where these are fewer.
 
-    Of all weights that ``spectral.weights`` finds, as matrices (out, in · taps), with all singular values 1;
-    what else might be one is named in its warning. See ``torch.nn.utils.parametrizations.orthogonal``, which
-    by itself would take each tap of a kernel apart.
-    The weights start at random orthogonal ones near none of the former.
+    Of all weights that ``spectral.weights`` finds; what else might be one is named in its warning. A kernel
+    is orthogonal as the convolution that it is, on a circle, so that no layer that pads with zeros expands
+    (``Orthogonal``). As a matrix (out, in · taps) of each group its singular values are 1 too, but where it
+    has more channels out than inputs under one stride. Kernels within ``LinearResidual`` are left free, since
+    it is the sum with the identity whose norm counts.
+    Matrices start as the nearest orthogonal ones, kernels of several taps at random.
 
     Args:
         model: Whose layers are changed, in place.
@@ -66,51 +73,86 @@ def orthogonal_(model: nn.Module) -> None:
         ModelError: there is no such layer, or one is parametrised already, shares its weight, or is
             less precise than float32, in which nothing can be orthogonal.
     """
-    made, chosen = made_of(model), _plain(model)
+    made = made_of(model)
+    for parts in _by_parameter(_constrained(model)):
+        _make_orthogonal(parts)
+    changed_by(made, model, parametrize="orthogonal")
+
+
+def orthogonal_normalized_last_(model: nn.Module) -> None:
+    """As ``orthogonal_``, but of the last weight each row has length 1 (``NormalizedRows``).
+
+    Each logit is 1-Lipschitz then where all layers are, and the angles between classes are learnt.
+
+    Args:
+        model: Whose layers are changed, in place; the last of them in its order gives the logits.
+
+    Raises:
+        ModelError: as of ``orthogonal_``, or the last weight is of no linear layer.
+    """
+    made = made_of(model)
+    last = _all_but_last_orthogonal(model)
+    parametrize.register_parametrization(last.layer, last.parameter, NormalizedRows())
+    changed_by(made, model, parametrize="orthogonal-normalized-last")
+
+
+def orthogonal_free_last_(model: nn.Module) -> None:
+    """As ``orthogonal_``, but the last weight is left as it is.
+
+    Bounds take the distances of its rows for what they are, and its size, which the training chooses, is the
+    inverse temperature of a loss of worst logits.
+
+    Args:
+        model: Whose layers are changed, in place; the last of them in its order gives the logits.
+
+    Raises:
+        ModelError: as of ``orthogonal_``, or the last weight is of no linear layer.
+    """
+    made = made_of(model)
+    _all_but_last_orthogonal(model)
+    changed_by(made, model, parametrize="orthogonal-free-last")
+
+
+def _all_but_last_orthogonal(model: nn.Module) -> Weight:
+    """Makes all weights orthogonal but the last, which is returned."""
+    *others, last = _by_parameter(_constrained(model))
+    if not isinstance(last[0].layer, nn.Linear):
+        raise ModelError(
+            f"The last weight, {last[0].name!r}, is of {type(last[0].layer).__name__}, whose rows are no "
+            "classes; take 'orthogonal', or a model that ends with torch.nn.Linear."
+        )
+    for parts in others:
+        _make_orthogonal(parts)
+    return last[0]
+
+
+def _constrained(model: nn.Module) -> list[Weight]:
+    """The weights that can be orthogonal, all that linear residual blocks do not add to the identity."""
+    free = {id(module.conv) for module in unwrapped(model).modules() if isinstance(module, LinearResidual)}
+    chosen = [weight for weight in _plain(model) if id(weight.layer) not in free]
     for weight in chosen:
         if weight.value.dtype not in (torch.float32, torch.float64):
             raise ModelError(
                 f"The weight of {weight.name!r} is {weight.value.dtype}, in which it cannot be held "
                 "orthogonal; use model.float()."
             )
-    for parts in _by_parameter(chosen):
-        _register(parts[0], [parametrizations.orthogonal(_dense(weight)) for weight in parts])
-    changed_by(made, model, parametrize="orthogonal")
+    return chosen
 
 
-def _dense(weight: Weight) -> nn.Linear:
-    """A linear layer of the size of a weight."""
-    rows, columns = weight.matrix.shape
-    return nn.Linear(columns, rows, bias=False, device=weight.value.device, dtype=weight.value.dtype)
-
-
-def _register(weight: Weight, parametrised: Sequence[nn.Module]) -> None:
-    """Makes a parameter of what the given linear layers make of theirs, one for each weight in it."""
-    inner = [layer.get_submodule("parametrizations.weight.0") for layer in parametrised]
-    whole = _OfKernel(inner[0]) if len(inner) == 1 else _OfStack(inner)
-    parametrize.register_parametrization(weight.layer, weight.parameter, whole)
-
-
-class _OfKernel(nn.Module):
-    """A parametrisation of matrices, for kernels."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner: Any = inner
-
-    @override
-    def forward(self, weight: Tensor) -> Tensor:
-        result: Tensor = self.inner(weight.flatten(1))
-        return result.view(weight.shape)
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        """What the parametrisation makes the weight of."""
-        result: Tensor = self.inner.right_inverse(weight.flatten(1))
-        return result.view(weight.shape)
+def _make_orthogonal(parts: Sequence[Weight]) -> None:
+    """Makes a parameter of one weight, or of several on top of each other."""
+    layer, shape = parts[0].layer, parts[0].tensor.shape
+    if isinstance(layer, _ConvNd):
+        whole = Orthogonal(shape, layer.groups, layer.stride, layer.dilation)
+    else:
+        whole = Orthogonal(shape, len(parts))
+    parametrize.register_parametrization(layer, parts[0].parameter, whole)
 
 
 class _OfStack(nn.Module):
     """Parametrisations of matrices of one size, for a parameter in which these lie on top of each other."""
+
+    is_function = True
 
     def __init__(self, inner: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -157,6 +199,11 @@ def _plain(model: nn.Module) -> list[Weight]:
 
 
 PARAMETRIZATIONS: Mapping[ParametrizationName, Callable[[nn.Module], None]] = MappingProxyType(
-    {"spectral-norm": spectral_norm_, "orthogonal": orthogonal_}
+    {
+        "spectral-norm": spectral_norm_,
+        "orthogonal": orthogonal_,
+        "orthogonal-normalized-last": orthogonal_normalized_last_,
+        "orthogonal-free-last": orthogonal_free_last_,
+    }
 )
 """Name -> what puts it on all layers of a model, in place."""

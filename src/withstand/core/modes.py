@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrizations import _Orthogonal, _SpectralNorm, _WeightNorm
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
+from typing_extensions import override
 
 
 @contextmanager
@@ -60,6 +62,58 @@ def put_back(model: nn.Module, tensors: Iterable[Tensor]) -> Iterator[None]:
         with torch.no_grad():
             for tensor, before in values:
                 tensor.copy_(before)
+
+
+@contextmanager
+def weights_computed_once(model: nn.Module) -> Iterator[None]:
+    """Holds parametrised weights at their present value, without gradient, so that no pass computes them.
+
+    ``torch.nn.utils.parametrize.cached`` would do so too, but takes copies of a network for the network.
+
+    Args:
+        model: In eval mode, as it stays; of its parametrisations those are held that are known to be
+            functions of their parameters alone (``is_function``). None of a compiled one, which would be
+            compiled anew.
+
+    Yields:
+        Nothing.
+    """
+    held: list[tuple[nn.ModuleDict, str, nn.Module]] = []
+    parametrised = [] if hasattr(model, "_orig_mod") else [*filter(is_parametrized, model.modules())]
+    try:
+        for module in parametrised:
+            by_name = module.parametrizations
+            assert isinstance(by_name, nn.ModuleDict)
+            for name, parts in [*by_name.items()]:
+                assert isinstance(parts, ParametrizationList)
+                if all(isinstance(part, _FUNCTIONS) or getattr(part, "is_function", False) for part in parts):
+                    with torch.no_grad():
+                        value = parts()
+                    held.append((by_name, name, parts))
+                    by_name[name] = _Held(value)
+        yield
+    finally:
+        for by_name, name, parts in held:
+            by_name[name] = parts
+
+
+_FUNCTIONS = (_Orthogonal, _SpectralNorm, _WeightNorm)
+
+
+class _Held(nn.Module):
+    """Stands for the parametrisation of a weight.
+
+    Args:
+        value: The weight.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self._value = value
+
+    @override
+    def forward(self) -> Tensor:
+        return self._value
 
 
 def differs_in_training(model: nn.Module) -> bool:

@@ -23,6 +23,7 @@ from withstand.models.blocks import Shape
 from withstand.models.hosted import is_hosted, is_onnx
 from withstand.models.hub import HubFactory
 from withstand.models.layers import Normalize
+from withstand.models.liresnet import liresnet
 from withstand.models.onnx import OnnxFactory, OnnxNetwork
 from withstand.models.timm import TimmFactory
 from withstand.types import ModelError
@@ -54,6 +55,7 @@ _BUILDERS: Mapping[str, Factory] = MappingProxyType(
         "vgg16": sequences.vgg16,
         "resnet18": sequences.resnet18,
         "resnet50": sequences.resnet50,
+        "liresnet": liresnet,
     }
 )
 

@@ -14,7 +14,7 @@ from withstand.attacks.attack import Attack, an_attack
 from withstand.core.answers import is_correct
 from withstand.loss.passes import Pass, logits_of
 from withstand.loss.terms import OnePass
-from withstand.objectives.label_loss import LabelLoss
+from withstand.objectives.label_loss import LabelLoss, WithLabelLoss
 from withstand.types import LossTerms
 
 LOSS_TERM = "adversarial"
@@ -80,7 +80,7 @@ class UnderAttack(OnePass, ABC):
         return f"{self.attack.describe()}, epsilon {self.attack.epsilon_at():.6g} at the end"
 
 
-class Adversarial(UnderAttack):
+class Adversarial(WithLabelLoss, UnderAttack):
     """The mean cross-entropy of adversarial images only, computed anew at every step.
 
     With a scheduled epsilon this is extended adversarial training (``schedules.Stages``) or IAT

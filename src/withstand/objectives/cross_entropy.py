@@ -15,11 +15,11 @@ from withstand.core.schedules import Schedule, value_at
 from withstand.core.setting_rules import AT_LEAST_0, Whole, flag, settle
 from withstand.loss.passes import Pass, logits_of
 from withstand.loss.terms import OnePass
-from withstand.objectives.label_loss import LabelLoss
+from withstand.objectives.label_loss import LabelLoss, WithLabelLoss
 from withstand.types import LossTerms
 
 
-class CrossEntropy(OnePass):
+class CrossEntropy(WithLabelLoss, OnePass):
     """The mean cross-entropy of the images as they are.
 
     Args:
@@ -58,7 +58,7 @@ def noise_at(noise_std: float | Sequence[float] | Schedule, blur: float, progres
     return GaussianNoise(std, blur)
 
 
-class NoisyCrossEntropy(OnePass):
+class NoisyCrossEntropy(WithLabelLoss, OnePass):
     """The mean cross-entropy of each image and of noisy copies of it, drawn anew at every step.
 
     ``num_copies`` is what the literature calls folds: with 20, a step costs 21. With ``keeps_clean=False``

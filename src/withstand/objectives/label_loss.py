@@ -78,3 +78,19 @@ class LabelLoss(nn.Module):
     @override
     def extra_repr(self) -> str:
         return f"label_smoothing={self.label_smoothing:g}, class_weights={self.class_weights}"
+
+
+class WithLabelLoss:
+    """What an objective with a ``LabelLoss`` says of its settings, by the names that recipes have."""
+
+    label_loss: LabelLoss
+
+    @property
+    def label_smoothing(self) -> float:
+        """Share of a label that is spread over all classes."""
+        return self.label_loss.label_smoothing
+
+    @property
+    def class_weights(self) -> Sequence[float] | None:
+        """How much an example counts by its class, as it was given."""
+        return self.label_loss.class_weights

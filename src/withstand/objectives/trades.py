@@ -15,11 +15,11 @@ from withstand.core.schedules import Schedule, scheduled, value_at
 from withstand.core.setting_rules import AT_LEAST_0, settle
 from withstand.loss.passes import Pass, logits_of
 from withstand.objectives.adversarial import UnderAttack
-from withstand.objectives.label_loss import LabelLoss
+from withstand.objectives.label_loss import LabelLoss, WithLabelLoss
 from withstand.types import LossTerms
 
 
-class TRADES(UnderAttack):
+class TRADES(WithLabelLoss, UnderAttack):
     """The clean cross-entropy, and ``weight`` times the mean of KL(p(x) ‖ p(x')).
 
     Zhang et al., "Theoretically principled trade-off between robustness and accuracy" (ICML 2019, eq. 5).

@@ -84,7 +84,9 @@ class ModelSettings:
             that was handed over in Python.
         normalize: Put the data set's normalisation inside, as the first layer.
         options: Keyword arguments of the model's builder, such as batch_norm.
-        parametrize: Hold every weight at spectral norm 1 (spectral-norm), or orthogonal, always.
+        parametrize: Hold every weight at spectral norm 1 (spectral-norm) or orthogonal, always; or all but
+            the last, whose rows have length 1 (orthogonal-normalized-last), or which is left as it is
+            (orthogonal-free-last).
         bayes: Make the weights random, with a Gaussian posterior; they are not where null.
     """
 
