@@ -56,7 +56,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
 # No settings of users, but what the library itself makes: results, plans, layers.
 MADE_INSIDE = {
     *("DatasetInfo", "Drawing", "MultiheadAttention", "Predictor", "Subject", "TrainingResult", "_Noisy"),
-    *("Benchmark", "Number", "Whole"),
+    *("Benchmark", "Number", "Orthogonal", "Whole"),
 }
 MAY_BE_NEGATIVE = {
     ("Linear", "start"),
