@@ -151,6 +151,7 @@ OBJECTIVES: dict[str, Callable[[], Any]] = {
     "certified": lambda: ws.objectives.Certified(norm=2, epsilon=0.1),
     "moments": lambda: ws.objectives.GaussianExpectation(noise_std=0.1),
     "input-gradient": lambda: ws.objectives.CrossEntropy() + 0.1 * ws.penalties.InputGradient(),
+    "alignment": lambda: ws.objectives.CrossEntropy() + 0.1 * ws.penalties.GradientAlignment(),
     "virtual": lambda: ws.objectives.CrossEntropy() + 0.1 * ws.penalties.VirtualAdversarial(),
     "spectral": lambda: ws.objectives.CrossEntropy() + 0.1 * ws.penalties.SpectralNorm(),
 }

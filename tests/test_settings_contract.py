@@ -41,6 +41,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "Linear": {"start": 0.1, "end": 0.2, "epochs": 3.0},
     "MART": {"attack": ws.attacks.PGD()},
     "NoisyCrossEntropy": {"noise_std": 0.1},
+    "Patch": {"top": 0, "left": 0, "height": 1, "width": 1},
     "Published": {"measure": "clean", "accuracy": 0.5, "source": "here"},
     "Slowed": {"schedule": 0.1, "at": 1.0},
     "SpectralBall": {"radius": 1.0, "every": 2},

@@ -18,12 +18,17 @@ from withstand.attacks import (
     AutoAttack,
     Cascade,
     FoolboxAttack,
+    Mask,
     Noise,
     Transfer,
     cross_entropy,
     dlr,
     fgsm,
+    fgsm_rs,
+    least_likely,
     margin,
+    next_likely,
+    random_class,
 )
 from withstand.core import norms
 from withstand.core.contract import contract_of
@@ -40,6 +45,11 @@ PGDS: dict[str, PGD] = {
         for loss in (cross_entropy, margin, dlr)
     },
     **{f"fgsm-{norms.label(p)}": fgsm(EPSILON, p) for p in NORMS},
+    **{f"fgsm-rs-{norms.label(p)}": fgsm_rs(EPSILON, p) for p in NORMS},
+    "least-likely": PGD(epsilon=EPSILON, num_steps=3, target=least_likely),
+    "next-likely-l2": PGD(norm=2.0, epsilon=EPSILON, num_steps=3, target=next_likely, loss=margin),
+    "next-likely-stop": PGD(epsilon=EPSILON, num_steps=3, target=next_likely, mode="evaluation"),
+    "next-likely-by-loss": PGD(norm=1.0, epsilon=EPSILON, num_steps=3, target=next_likely, mode="random"),
     **{f"best-{norms.label(p)}": PGD(norm=p, epsilon=EPSILON, num_steps=3, keep_best=True) for p in NORMS},
     "ten-steps": PGD(epsilon=EPSILON),
     "auto-steps": PGD(epsilon=EPSILON, step_size=0.08),
@@ -56,6 +66,18 @@ PGDS: dict[str, PGD] = {
         step_size=Stages([0.02, 0.03], [2, 1]),
     ),
 }
+
+
+class EveryOther(Mask):
+    """The first pixel, and every other one."""
+
+    name = "every-other"
+
+    @override
+    def pixels(self, images: Tensor) -> Tensor:
+        count = images.shape[1:].numel()
+        chosen = torch.arange(count, device=images.device) % 2 == 0
+        return chosen.reshape(1, *images.shape[1:])
 
 
 class AnyShape(nn.Module):
@@ -102,13 +124,16 @@ ATTACKS: dict[str, Attack] = {
     **{f"means-{norms.label(p)}": AtMeans(PGD(norm=p, epsilon=EPSILON, num_steps=3)) for p in NORMS},
     **{f"noise-{n}-{norms.label(p)}": Noise(p, EPSILON, n) for p in NORMS for n in (1, 3)},
     **TRANSFERS,
+    **{f"masked-{norms.label(p)}": PGD(p, EPSILON, 3, mask=EveryOther()) for p in NORMS},
+    "masked-stop": PGD(epsilon=EPSILON, num_steps=3, mask=EveryOther(), mode="evaluation"),
+    "random-class": PGD(epsilon=EPSILON, num_steps=3, target=random_class, num_restarts=2),
     **CASCADES,
     **(PYAUTOATTACK if find_spec("pyautoattack") else {}),
     **(FOOLBOX if find_spec("foolbox") else {}),
 }
 QUERYING = {name: attack for name, attack in ATTACKS.items() if not name.startswith("noise-1")}
 # Those that may ask the device how it went, since they only evaluate.
-WAITING = {"stop", "stop-restarts-l2", *CASCADES, *PYAUTOATTACK, *FOOLBOX}
+WAITING = {"stop", "stop-restarts-l2", "next-likely-stop", "masked-stop", *CASCADES, *PYAUTOATTACK, *FOOLBOX}
 TRAINING = {name: attack for name, attack in ATTACKS.items() if name not in WAITING}
 
 

@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from withstand.attacks import PGD, steps_for
+from withstand.attacks import PGD, fgsm_rs, steps_for
 from withstand.core.contract import contract_of
 from withstand.core.schedules import Linear, PerEpoch, Stages
+from withstand.types import Batch
 
 NORMS = (1.0, 2.0, math.inf)
 IAT = PerEpoch(Linear(start=0.0, end=0.4, epochs=40))
@@ -108,3 +110,28 @@ def test_pgd_slowed_delays_steps_and_sizes_with_the_stage() -> None:
     assert [_displacement(slowed, e) for e in (29, 30, 31)] == pytest.approx([0.02, 0.06, 0.06])
     fixed = PGD(epsilon=0.3, num_steps=7, step_size=0.01).slowed(0)
     assert (fixed.num_steps, fixed.step_size) == (7, 0.01)
+
+
+def test_fgsm_rs_is_a_random_start_and_one_step_of_1_25_epsilon(curved: tuple[nn.Module, Batch]) -> None:
+    """Wong et al., algorithm 3, at whatever budget it is run."""
+    model, (images, labels) = curved
+    images = 0.4 + 0.2 * images  # far from 0 and 1
+    for attack, progress, epsilon in (
+        (fgsm_rs(0.1), math.inf, 0.1),
+        (fgsm_rs(0.1).at(0.05), math.inf, 0.05),
+        (fgsm_rs(Linear(0.0, 0.2, 4)), 1.0, 0.05),
+    ):
+        torch.manual_seed(0)
+        delta = torch.empty_like(images).uniform_(-1, 1) * epsilon
+        leaf = (images + delta).requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), labels, reduction="sum"), leaf)
+        expected = images + (delta + 1.25 * epsilon * gradient.sign()).clamp(-epsilon, epsilon)
+        torch.manual_seed(0)
+        torch.testing.assert_close(attack(model, images, labels, progress=progress), expected)
+    assert "1 steps of 1.25 epsilon together, random start" in fgsm_rs().describe()
+
+
+def test_reach_gives_the_number_of_steps_too() -> None:
+    assert steps_for(0.3, 0.05, reach=1.0) == 6
+    with pytest.raises(ValueError, match="Expected reach above 0"):
+        PGD(reach=0.0)

@@ -51,6 +51,7 @@ OTHERS: dict[str, Callable[[], Objective]] = {
     "variational": lambda: o.Variational(num_data=60, num_samples=2),
     "input-gradient": p.InputGradient,
     "perturbation": lambda: p.AdversarialPerturbation(0.5, num_steps=2),
+    "alignment": lambda: p.GradientAlignment(0.1),
     "virtual": lambda: p.VirtualAdversarial(0.5),
     "deformation": lambda: p.DeformationStability(DEFORM, num_deformations=2),
     "tangent": lambda: p.TangentGradient(DEFORM, num_tangents=3),

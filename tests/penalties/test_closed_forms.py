@@ -19,6 +19,7 @@ from withstand.loss.terms import Penalty
 from withstand.penalties import (
     AdversarialPerturbation,
     DeformationStability,
+    GradientAlignment,
     InputGradient,
     LossGradient,
     SpectralNorm,
@@ -74,6 +75,38 @@ def test_loss_gradient_of_a_linear_model() -> None:
     assert value(LossGradient(1), model, Batch(images, labels)) == pytest.approx(
         gradients.abs().sum(dim=1).mean().item()
     )
+
+
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
+def test_gradient_alignment_is_zero_where_all_gradients_are_parallel(norm: float) -> None:
+    model, _ = linear(2)  # of two classes: each gradient is a multiple of the difference of the rows
+    assert value(GradientAlignment(0.9, norm=norm), model, pictures(7, 2)) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_gradient_alignment_is_the_mean_cosine_of_the_paper() -> None:
+    model, (images, labels) = smooth_net(), pictures(5)
+    torch.manual_seed(0)
+    near = images + torch.empty_like(images).uniform_(-1, 1) * 0.4
+    gradients = []
+    for each in (images, near):
+        leaf = each.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(F.cross_entropy(model(leaf), labels), leaf)[0].flatten(1))
+    torch.manual_seed(0)
+    expected = (1 - F.cosine_similarity(gradients[0], gradients[1])).mean().item()
+    assert value(GradientAlignment(0.4), model, Batch(images, labels)) == pytest.approx(expected)
+    assert 1e-4 < expected < 2
+
+
+def test_gradient_alignment_of_a_loss_that_is_flat_in_float32_is_zero_and_has_a_gradient() -> None:
+    model, (images, labels) = smooth_net().float(), pictures(6)
+    last = model[-1]
+    assert isinstance(last, nn.Linear)
+    last.bias.data = torch.tensor([300.0, 0.0, 0.0])  # at label 0 the softmax is exactly 1
+    result = GradientAlignment(0.3)(model, images.float(), labels)
+    gradients = torch.autograd.grad(result.loss, list(model.parameters()), materialize_grads=True)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    alone = GradientAlignment(0.3)(model, images[:1].float(), labels[:1]).loss
+    assert alone.item() == 0
 
 
 def test_tangent_gradient_of_a_linear_model() -> None:
@@ -145,6 +178,8 @@ def smooth_net() -> nn.Sequential:
         InputGradient(),
         LossGradient(2),
         LossGradient(1),
+        GradientAlignment(0.3),
+        GradientAlignment(1.0, norm=2.0),
         TangentGradient(DEFORM, num_tangents=3),
         DeformationStability(DEFORM, num_deformations=2),
         # δ is held, which is correct to first order at the maximum, and there enough steps end.
@@ -282,6 +317,8 @@ def test_adversarial_perturbation_stays_within_epsilon() -> None:
         lambda: AdversarialPerturbation(num_steps=0),
         lambda: AdversarialPerturbation(candidates=0),
         lambda: LossGradient(3),  # type: ignore[arg-type]
+        lambda: GradientAlignment(-1.0),
+        lambda: GradientAlignment(norm=3),
         lambda: VirtualAdversarial(-1.0),
         lambda: VirtualAdversarial(num_power_iterations=0),
         lambda: DeformationStability(num_deformations=0),

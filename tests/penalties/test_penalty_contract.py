@@ -19,6 +19,7 @@ from withstand.objectives import CrossEntropy, Objective
 from withstand.penalties import (
     AdversarialPerturbation,
     DeformationStability,
+    GradientAlignment,
     InputGradient,
     LossGradient,
     SpectralExpectation,
@@ -36,6 +37,7 @@ ANY_SHAPE: dict[str, Callable[[], Penalty]] = {
     "perturbation-candidates": lambda: AdversarialPerturbation(0.5, num_steps=3, candidates=2),
     "loss-gradient-l2": LossGradient,
     "loss-gradient-l1": lambda: LossGradient(norm=1),
+    "gradient-alignment": lambda: GradientAlignment(0.3),
     "virtual-adversarial": lambda: VirtualAdversarial(0.5),
     "spectral-norm": SpectralNorm,
     "spectral-norm-exact": lambda: SpectralNorm(num_power_iterations=None),

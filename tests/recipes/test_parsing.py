@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from withstand.attacks import PGD, dlr
+from withstand.attacks import PGD, Patch, dlr, least_likely
 from withstand.core.schedules import Linear, PerEpoch, Stages
 from withstand.evaluation.meters import Attacks, Suite
 from withstand.objectives import (
@@ -59,6 +59,22 @@ def attack_of(recipe: Recipe) -> PGD:
     assert isinstance(recipe.objective, Adversarial)
     assert isinstance(recipe.objective.attack, PGD)
     return recipe.objective.attack
+
+
+def test_a_target_and_a_mask_are_set_as_a_loss_is(path: Path) -> None:
+    recipe = parse_recipe(
+        path,
+        [
+            "--objective.attack.target=withstand.attacks.least_likely",
+            "--objective.attack.mask=Patch",
+            "--objective.attack.mask.top=1",
+            "--objective.attack.mask.left=2",
+            "--objective.attack.mask.height=3",
+            "--objective.attack.mask.width=4",
+        ],
+    ).recipe
+    assert attack_of(recipe).target is least_likely
+    assert attack_of(recipe).mask == Patch(1, 2, 3, 4)
 
 
 def budgets_of(recipe: Recipe) -> list[float]:

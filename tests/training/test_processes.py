@@ -38,6 +38,7 @@ OWN: dict[str, Callable[[], Objective]] = {
     "deformations": lambda: o.CrossEntropy() + 0.1 * p.DeformationStability(DEFORM, num_deformations=2),
     "perturbations": lambda: o.CrossEntropy() + 0.1 * p.AdversarialPerturbation(0.5, num_steps=2),
     "candidates": lambda: p.AdversarialPerturbation(0.5, num_steps=2, candidates=3) + o.CrossEntropy(),
+    "alignment": lambda: o.CrossEntropy() + p.GradientAlignment(0.1),
     "virtual": lambda: o.CrossEntropy() + p.VirtualAdversarial(0.5),
     "noise": lambda: o.NoisyCrossEntropy(noise_std=0.3),
     "draws": lambda: o.Variational(

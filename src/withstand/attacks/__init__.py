@@ -7,9 +7,12 @@ from withstand.attacks.autoattack import AutoAttack, AutoAttackPart
 from withstand.attacks.cascade import Cascade
 from withstand.attacks.foolbox_attack import FoolboxAttack, FoolboxMethod
 from withstand.attacks.losses import cross_entropy, dlr, kl_divergence, margin
-from withstand.attacks.pgd import PGD, fgsm, steps_for
+from withstand.attacks.masks import Channels, Mask, Patch, Region
+from withstand.attacks.pgd import PGD, steps_for
 from withstand.attacks.random_noise import Noise
+from withstand.attacks.single_step import fgsm, fgsm_rs
 from withstand.attacks.suites import SUITES, SuiteLevel, suite
+from withstand.attacks.targets import least_likely, next_likely, random_class
 from withstand.attacks.transfer import Transfer
 
 __all__ = [
@@ -23,17 +26,25 @@ __all__ = [
     "AutoAttackPart",
     "BoundAttack",
     "Cascade",
+    "Channels",
     "FoolboxAttack",
     "FoolboxMethod",
+    "Mask",
     "Noise",
+    "Patch",
+    "Region",
     "SuiteLevel",
     "Transfer",
     "WrappedAttack",
     "cross_entropy",
     "dlr",
     "fgsm",
+    "fgsm_rs",
     "kl_divergence",
+    "least_likely",
     "margin",
+    "next_likely",
+    "random_class",
     "require_packages",
     "steps_for",
     "suite",

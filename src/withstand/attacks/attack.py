@@ -175,6 +175,11 @@ class Attack(ABC):
         return False
 
     @property
+    def is_masked(self) -> bool:
+        """Whether it changes some pixels only: its ball is not that which others of its norm search."""
+        return False
+
+    @property
     def packages(self) -> Sequence[str]:
         """Packages beyond those of a plain installation that must be there for it."""
         return ()
@@ -274,6 +279,11 @@ class WrappedAttack(Attack):
     @override
     def draws_by_batch(self) -> bool:
         return any(attack.draws_by_batch for attack in self.inside)
+
+    @property
+    @override
+    def is_masked(self) -> bool:
+        return all(attack.is_masked for attack in self.inside)
 
     @property
     @override

@@ -6,6 +6,7 @@ is of the logits of the image as it is instead of labels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,13 +19,32 @@ from withstand.core.numerics import at_least_float32
 
 def a_loss(name: str, value: Any) -> Callable[[Tensor, Tensor], Tensor]:
     """The rule (``core.setting_rules``) of what an attack climbs."""
+    return a_function(name, value, "withstand.attacks.margin")
+
+
+def a_function(name: str, value: Any, example: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """What an attack asks of (logits, labels).
+
+    Args:
+        name: Of the setting, for errors.
+        value: What was given.
+        example: One such function, for errors.
+
+    Raises:
+        TypeError: it is no function.
+    """
     if isinstance(value, type) or not callable(value):
         raise TypeError(
-            f"Expected {name} as a function of (logits, labels), such as withstand.attacks.margin, "
-            f"but got {value!r}."
+            f"Expected {name} as a function of (logits, labels), such as {example}, but got {value!r}."
         )
-    loss: Callable[[Tensor, Tensor], Tensor] = value
-    return loss
+    function: Callable[[Tensor, Tensor], Tensor] = value
+    return function
+
+
+def name_of(function: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """A function's name in lower-case letters, digits and hyphens: ``least-likely``."""
+    name = getattr(function, "__name__", type(function).__name__)
+    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def one_an_example(values: Any, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.attacks.attack import Attack
-from withstand.attacks.losses import a_loss, cross_entropy, kl_divergence, one_an_example
-from withstand.attacks.worst import Worst
+from withstand.attacks.losses import a_loss, cross_entropy, kl_divergence, name_of, one_an_example
+from withstand.attacks.masks import Mask, a_mask
+from withstand.attacks.targets import a_target, targets_of
+from withstand.attacks.worst import ON_TARGET, WRONG, Worst, ranks
 from withstand.core import norms
-from withstand.core.answers import NO_ANSWER, is_correct, predicted
+from withstand.core.answers import NO_ANSWER, predicted
 from withstand.core.modes import eval_mode, weights_computed_once
 from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
 from withstand.core.setting_rules import AT_LEAST_0, COUNT, POSITIVE, flag, optional, settle
@@ -27,21 +29,22 @@ from withstand.core.setting_rules import AT_LEAST_0, COUNT, POSITIVE, flag, opti
 _Setting = TypeVar("_Setting")
 
 _DEFAULT_NUM_STEPS = 10
-_REACH = 2.5  # of epsilon: what all steps together could walk, after Madry et al.
+_REACH = 2.5  # after Madry et al.
 
 
-def steps_for(epsilon: float, step_size: float) -> int:
-    """The number of steps that can walk 2.5 epsilon: round(2.5 epsilon / step_size), halves up.
+def steps_for(epsilon: float, step_size: float, reach: float = _REACH) -> int:
+    """The number of steps that can walk ``reach`` epsilon: round(reach epsilon / step_size), halves up.
 
     Args:
         epsilon: Budget, at least 0.
         step_size: Positive.
+        reach: What all steps together could walk, in epsilons; positive.
 
     Returns:
         At least 1.
     """
     # The last term is for quotients such as 2.5 * 0.18 / 0.01, which floats put below 45.
-    return max(1, math.floor(_REACH * epsilon / step_size + 0.5 + 1e-6))
+    return max(1, math.floor(reach * epsilon / step_size + 0.5 + 1e-6))
 
 
 @dataclass(frozen=True)
@@ -54,21 +57,27 @@ class PGD(Attack):
     Args:
         norm: Of the ball: 1, 2 or inf.
         epsilon: Radius of the ball, in [0, 1] units; a float or a schedule of one.
-        num_steps: A number, a schedule of one, or None: round(2.5 epsilon / step_size), and 10
+        num_steps: A number, a schedule of one, or None: round(reach epsilon / step_size), and 10
             where that is None too.
         step_size: Length of a step in ``norm``, a float or a schedule of one, or None:
-            2.5 epsilon / num_steps.
+            reach epsilon / num_steps.
         step_decay: Factor of the step size over the share of steps done, from 0 to 1.
         num_restarts: How often to start; from two on the worst image of all is returned.
         random_start: Start uniformly in the ball (else at the image itself).
         loss: What to climb, one value an example: a function of (logits, labels), or ``kl_divergence``.
         keep_best: Return the worst image met, the given one included, at the price of two
             forward passes more; else the last.
-        mode: As of every attack. The worst image is one that fools the model, then that of the larger
-            loss; where ``random``, and in training by ``kl_divergence``, that of the largest loss alone.
+        reach: What all steps together could walk, in epsilons, where their number or their size is left out.
+        target: The class that each example is to be taken for: a function of (logits, labels), such as
+            ``least_likely``, or of one's own. Then the loss of that class is descended; None climbs
+            that of the true class. An example whose target is its own class cannot be broken.
+        mask: Which pixels may change, such as ``Patch``; all where None. The ball is that of these alone.
+        mode: As of every attack. The worst image is one taken for the target, then one that fools the model,
+            then that of the larger loss; where ``random``, and in training by ``kl_divergence``, that of the
+            largest loss alone.
 
     Raises:
-        ValueError: a setting is out of its range, or ``kl_divergence`` has no random start.
+        ValueError: a setting is out of its range, or ``kl_divergence`` has no random start, or a target.
     """
 
     norm: float = math.inf
@@ -79,6 +88,9 @@ class PGD(Attack):
     random_start: bool = True
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
     keep_best: bool = False
+    reach: float = _REACH
+    target: Callable[[Tensor, Tensor], Tensor] | None = None
+    mask: Mask | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,11 +104,16 @@ class PGD(Attack):
             random_start=flag,
             loss=a_loss,
             keep_best=flag,
+            reach=POSITIVE,
+            target=optional(a_target),
+            mask=optional(a_mask),
         )
         if self.loss is kl_divergence and not self.random_start:
             raise ValueError(
                 "The gradient of kl_divergence is zero at the image itself: set random_start=True."
             )
+        if self.loss is kl_divergence and self.target is not None:
+            raise ValueError("kl_divergence is of no class: leave the target out, or take cross_entropy.")
 
     @override
     def perturb(
@@ -108,11 +125,9 @@ class PGD(Attack):
             return images.detach().clone()
         with eval_mode(model), weights_computed_once(model):
             images = images.detach()
-            if self.loss is kl_divergence:
-                with torch.no_grad():
-                    examples = _Examples(images, labels, model(images))
-            else:
-                examples = _Examples(images, labels, labels)
+            if self.mask is not None:
+                plan = replace(plan, mask=self.mask.pixels(images))
+            examples = _Examples(images, labels, self._against(model, images, labels))
             if self._keeps_worst():
                 return self._search(model, examples, plan)
             return self._ascend(model, examples, plan)
@@ -126,8 +141,8 @@ class PGD(Attack):
     def climbing(self, loss: Callable[[Tensor, Tensor], Tensor]) -> Self:
         if self.loss not in (cross_entropy, loss):
             raise ValueError(
-                f"Expected an attack whose loss is left to what trains on it, {_name_of(loss)}, but "
-                f"{self.name} climbs {_name_of(self.loss)}: leave its loss out."
+                f"Expected an attack whose loss is left to what trains on it, {name_of(loss)}, but "
+                f"{self.name} climbs {name_of(self.loss)}: leave its loss out."
             )
         return replace(self, loss=loss)
 
@@ -135,8 +150,15 @@ class PGD(Attack):
     @override
     def name(self) -> str:
         steps = "auto" if isinstance(self.num_steps, Schedule) else self._fixed_steps()
-        loss = "" if self.loss is cross_entropy else f"-{_name_of(self.loss)}"
-        return f"pgd-{steps}{loss}-{norms.label(self.norm)}"
+        loss = "" if self.loss is cross_entropy else f"-{name_of(self.loss)}"
+        target = "" if self.target is None else f"-targeted-{name_of(self.target)}"
+        mask = "" if self.mask is None else f"-{self.mask.name}"
+        return f"pgd-{steps}{loss}{target}{mask}-{norms.label(self.norm)}"
+
+    @property
+    @override
+    def is_masked(self) -> bool:
+        return self.mask is not None
 
     @override
     def describe(self) -> str:
@@ -145,9 +167,12 @@ class PGD(Attack):
         returned = "best iterate" if self._keeps_worst() else "last iterate"
         if self._keeps_worst() and self._goes_by_loss():
             returned = "iterate of the largest loss"
+        reach = "" if self.reach == _REACH else f" of {self.reach:g} epsilon together"
+        target = "" if self.target is None else f", targeted at {name_of(self.target)}"
+        mask = "" if self.mask is None else f", only {self.mask.name} may change"
         return (
-            f"PGD, {norms.label(self.norm)}, {self._fixed_steps()} steps, {restarts}{start}, "
-            f"{_name_of(self.loss)}, {returned}"
+            f"PGD, {norms.label(self.norm)}, {self._fixed_steps()} steps{reach}, {restarts}{start}, "
+            f"{name_of(self.loss)}{target}, {returned}{mask}"
         )
 
     def _keeps_worst(self) -> bool:
@@ -167,21 +192,25 @@ class PGD(Attack):
         if self.num_steps is not None:
             steps = max(1, round(value_at(self.num_steps, progress)))
         elif self.step_size is not None:
-            steps = steps_for(epsilon, value_at(self.step_size, progress))
+            steps = steps_for(epsilon, value_at(self.step_size, progress), self.reach)
         else:
             steps = _DEFAULT_NUM_STEPS
-        size = _REACH * epsilon / steps if self.step_size is None else value_at(self.step_size, progress)
+        whole = self.reach * epsilon
+        size = whole / steps if self.step_size is None else value_at(self.step_size, progress)
         return _Plan(epsilon, steps, size)
 
-    def _start(self, images: Tensor, epsilon: float) -> Tensor:
+    def _start(self, images: Tensor, plan: _Plan) -> Tensor:
         if not self.random_start:
             return images
-        return (images + norms.random_in_ball(images, self.norm, epsilon)).clamp_(0.0, 1.0)
+        drawn = norms.random_in_ball(images, self.norm, plan.epsilon, mask=plan.mask)
+        return drawn.add_(images).clamp_(0.0, 1.0)
 
     def _step(self, plan: _Plan, step: int, images: Tensor, current: Tensor, gradient: Tensor) -> Tensor:
         """One step uphill, back into the ball, back into [0, 1]; clamping cannot leave the ball."""
         size = plan.step_size * value_at(self.step_decay, step / plan.num_steps)
         gradient = norms.finite(gradient)
+        if plan.mask is not None:  # what has no gradient makes no step, and stays in each projection
+            gradient = gradient.where(plan.mask, 0.0)
         if not math.isinf(self.norm):
             # In linf a blocked pixel shortens no other's step, and the clamp below undoes its own.
             gradient = _inward(gradient, current)
@@ -189,8 +218,26 @@ class PGD(Attack):
         delta = norms.project(torch.add(current, direction, alpha=size).sub_(images), self.norm, plan.epsilon)
         return delta.add_(images).clamp_(0.0, 1.0)
 
+    def _against(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """What the loss compares logits with: labels, targets, or the logits of the images."""
+        if self.loss is not kl_divergence and self.target is None:
+            return labels
+        with torch.no_grad():
+            logits: Tensor = model(images)
+        return logits if self.target is None else targets_of(self.target, logits, labels)
+
     def _losses(self, logits: Tensor, against: Tensor) -> Tensor:
-        return one_an_example(self.loss(logits, against), against, self.loss)
+        """What to climb: towards a target the loss itself goes down."""
+        loss = one_an_example(self.loss(logits, against), against, self.loss)
+        return loss if self.target is None else -loss
+
+    def _ranks(self, logits: Tensor, examples: _Examples) -> Tensor:
+        return ranks(predicted(logits), examples.labels, None if self.target is None else examples.against)
+
+    @property
+    def _highest(self) -> int:
+        """The rank that leaves nothing to look for."""
+        return WRONG if self.target is None else ON_TARGET
 
     def _evaluate(self, model: nn.Module, current: Tensor, against: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (n, classes), loss (n,), and the gradient of the loss with respect to the images."""
@@ -202,23 +249,23 @@ class PGD(Attack):
         return logits.detach(), loss.detach(), gradient
 
     def _ascend(self, model: nn.Module, examples: _Examples, plan: _Plan) -> Tensor:
-        current = self._start(examples.images, plan.epsilon)
+        current = self._start(examples.images, plan)
         for step in range(plan.num_steps):
             _, _, gradient = self._evaluate(model, current, examples.against)
             current = self._step(plan, step, examples.images, current, gradient)
         return current
 
     def _search(self, model: nn.Module, examples: _Examples, plan: _Plan) -> Tensor:
-        images, labels, against = examples
+        images = examples.images
         with torch.no_grad():
             logits = model(images)
-            loss = self._losses(logits, against)
+            loss = self._losses(logits, examples.against)
             if self.mode == "evaluation":  # elsewhere nothing may wait for the device
                 self._warn_of_nan(logits, loss)
-            worst = Worst.of(images, labels, logits, loss, by_loss=self._goes_by_loss())
+            worst = Worst.of(images, self._ranks(logits, examples), loss, by_loss=self._goes_by_loss())
         for _ in range(self.num_restarts):
             if self.mode == "evaluation":
-                index = (~worst.misled).nonzero().squeeze(1)
+                index = (worst.rank < self._highest).nonzero().squeeze(1)
             else:
                 index = torch.arange(len(images), device=images.device)
             if index.numel():
@@ -229,7 +276,7 @@ class PGD(Attack):
         number = int((loss.isnan() & (predicted(logits) != NO_ANSWER)).sum())
         if number:
             warnings.warn(
-                f"The loss {_name_of(self.loss)} of {self.name} is NaN at {number} of {len(loss)} images "
+                f"The loss {name_of(self.loss)} of {self.name} is NaN at {number} of {len(loss)} images "
                 "that the model answers: the attack finds no way there, and what withstands it need not be "
                 "robust.",
                 RuntimeWarning,
@@ -242,23 +289,22 @@ class PGD(Attack):
         """Ascends from one start with the examples of ``index`` and records what is worst."""
         left = examples.at(index)
         # Drawn for all, so that an example's start does not depend on which others were broken.
-        current = self._start(examples.images, plan.epsilon)[index]
+        current = self._start(examples.images, plan)[index]
         for step in range(plan.num_steps):
             logits, loss, gradient = self._evaluate(model, current, left.against)
-            answer = predicted(logits)
-            worst.update(index, current, answer != left.labels, loss)
-            fooled = (answer != left.labels) & (answer != NO_ANSWER)
-            if self.mode == "evaluation" and bool(fooled.any()):
-                robust = ~fooled
-                index, left = index[robust], left.at(robust)
-                current, gradient = current[robust], gradient[robust]
+            rank = self._ranks(logits, left)
+            worst.update(index, current, rank, loss)
+            goes_on = rank < self._highest
+            if self.mode == "evaluation" and not bool(goes_on.all()):
+                index, left = index[goes_on], left.at(goes_on)
+                current, gradient = current[goes_on], gradient[goes_on]
                 if not index.numel():
                     return
             current = self._step(plan, step, left.images, current, gradient)
         with torch.no_grad():
             logits = model(current)
             loss = self._losses(logits, left.against)
-            worst.update(index, current, ~is_correct(logits, left.labels), loss)
+            worst.update(index, current, self._ranks(logits, left), loss)
 
 
 class _Examples(NamedTuple):
@@ -267,7 +313,7 @@ class _Examples(NamedTuple):
     Attributes:
         images: Tensor (batch, …).
         labels: Integer tensor (batch,).
-        against: What the loss compares logits with, (batch, …): the labels, or the logits of the images.
+        against: What the loss compares logits with, (batch, …): labels, targets, or the images' logits.
     """
 
     images: Tensor
@@ -286,18 +332,7 @@ class _Plan:
     epsilon: float
     num_steps: int
     step_size: float
-
-
-def fgsm(epsilon: float | Schedule = 8 / 255, norm: float = math.inf) -> PGD:
-    """The fast gradient (sign) method: one full step from the image (Goodfellow et al., ICLR 2015).
-
-    Args:
-        epsilon: Budget, in [0, 1] units; the step goes to the edge of whatever budget it is run at.
-        norm: 1, 2 or inf.
-    """
-    # No step size of its own, so that `at` another budget steps that far: the default, 2.5 epsilon,
-    # is cut back to the edge.
-    return PGD(norm=norm, epsilon=epsilon, num_steps=1, random_start=False)
+    mask: Tensor | None = None
 
 
 def _inward(gradient: Tensor, current: Tensor) -> Tensor:
@@ -309,7 +344,3 @@ def _inward(gradient: Tensor, current: Tensor) -> Tensor:
 def _delayed(setting: _Setting, at: float) -> _Setting | Slowed:
     """A setting that follows epsilon's stages, one epoch later from ``at`` on."""
     return Slowed(setting, at, share=1.0) if isinstance(setting, Schedule) else setting
-
-
-def _name_of(loss: Callable[[Tensor, Tensor], Tensor]) -> str:
-    return getattr(loss, "__name__", type(loss).__name__).replace("_", "-")

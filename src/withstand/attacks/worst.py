@@ -10,7 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from withstand.attacks.losses import cross_entropy
-from withstand.core.answers import is_correct
+from withstand.core.answers import NO_ANSWER, predicted
+
+WRONG, ON_TARGET = 2, 3
+"""Ranks of an image (``ranks``): the model takes it for another class, for the class that was asked for."""
+
+
+def ranks(answers: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """How far images have got: 0 correct, 1 no answer, 2 a wrong class, 3 the target, where there is one.
+
+    Args:
+        answers: Integer tensor (batch,), as of ``predicted``.
+        labels: Integer tensor (batch,): the true classes.
+        targets: Integer tensor (batch,): the classes that the images are to be taken for.
+
+    Returns:
+        Integer tensor (batch,).
+    """
+    is_wrong = answers != labels
+    rank = is_wrong.int() + (is_wrong & (answers != NO_ANSWER))
+    return rank if targets is None else rank + (is_wrong & (answers == targets))
 
 
 def pick(chosen: Tensor, images: Tensor, others: Tensor) -> Tensor:
@@ -26,49 +45,43 @@ def pick(chosen: Tensor, images: Tensor, others: Tensor) -> Tensor:
 
 @dataclass
 class Worst:
-    """The worst image of each example so far: fooled before not fooled, then by larger loss.
+    """The worst image of each example so far: that of the highest rank, then of the larger loss.
 
-    A loss that is NaN is the least of all. So an image to which the model gives no answer comes before those
-    that it gets right, since it is not robust there, and after all that mislead it to another class.
+    A loss that is NaN is the least of all.
 
     Attributes:
         images: Tensor (batch, …).
         loss: Tensor (batch,).
-        fooled: Bool tensor (batch,).
+        rank: Integer tensor (batch,), as of ``ranks``.
         by_loss: Go by the loss alone.
     """
 
     images: Tensor
     loss: Tensor
-    fooled: Tensor
+    rank: Tensor
     by_loss: bool = False
 
     @staticmethod
-    def of(images: Tensor, labels: Tensor, logits: Tensor, loss: Tensor, *, by_loss: bool = False) -> Worst:
+    def of(images: Tensor, rank: Tensor, loss: Tensor, *, by_loss: bool = False) -> Worst:
         """Begins with the given images."""
-        return Worst(images.clone(), _ordered(loss), ~is_correct(logits, labels), by_loss)
+        return Worst(images.clone(), _ordered(loss), rank, by_loss)
 
-    @property
-    def misled(self) -> Tensor:
-        """Which examples the model gives another class, so that there is nothing left to look for."""
-        return self.fooled & (self.loss > -math.inf)
-
-    def update(self, index: Tensor, images: Tensor, fooled: Tensor, loss: Tensor) -> None:
+    def update(self, index: Tensor, images: Tensor, rank: Tensor, loss: Tensor) -> None:
         """Takes up those of the images that are worse than what is held.
 
         Args:
             index: Integer tensor (n,): which examples the images are of, each at most once.
             images: Tensor (n, …).
-            fooled: Bool tensor (n,): the model gets them wrong.
+            rank: Integer tensor (n,).
             loss: Tensor (n,).
         """
-        was_fooled, loss = self.fooled[index], _ordered(loss)
+        former, loss = self.rank[index], _ordered(loss)
         worse = loss > self.loss[index]
         if not self.by_loss:
-            worse = (fooled & ~was_fooled) | ((fooled == was_fooled) & worse)
+            worse = (rank > former) | ((rank == former) & worse)
         self.images[index] = pick(worse, images, self.images[index])
         self.loss[index] = torch.where(worse, loss, self.loss[index])
-        self.fooled[index] = fooled | was_fooled
+        self.rank[index] = torch.maximum(rank, former)
 
 
 def _ordered(loss: Tensor) -> Tensor:
@@ -89,11 +102,13 @@ def worst_of(
         by_loss: Go by the loss alone, else what fools the model comes first.
     """
     everyone = torch.arange(len(images), device=images.device)
-    with torch.no_grad():
-        logits = model(images)
-    worst = Worst.of(images, labels, logits, cross_entropy(logits, labels), by_loss=by_loss)
-    for candidate in tries:
+
+    def judged(candidate: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             logits = model(candidate)
-        worst.update(everyone, candidate, ~is_correct(logits, labels), cross_entropy(logits, labels))
+        return ranks(predicted(logits), labels), cross_entropy(logits, labels)
+
+    worst = Worst.of(images, *judged(images), by_loss=by_loss)
+    for candidate in tries:
+        worst.update(everyone, candidate, *judged(candidate))
     return worst.images

@@ -183,7 +183,12 @@ def finite(gradient: Tensor) -> Tensor:
 
 
 def random_in_ball(
-    like: Tensor, p: float, radius: float | Tensor, *, generator: torch.Generator | None = None
+    like: Tensor,
+    p: float,
+    radius: float | Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """One point a row, uniform over the volume of the ball of ``radius`` around 0.
 
@@ -192,11 +197,16 @@ def random_in_ball(
         p: Norm of the ball: 1, 2 or inf.
         radius: At least 0; a float, or a tensor (batch,).
         generator: Source of randomness; the device's global one where None.
+        mask: Bool tensor (1, …): the coordinates in which the ball lies, the others being 0; all where None.
 
     Returns:
         Tensor of the shape of ``like``.
     """
-    return _RANDOM[as_norm(p)](like, generator) * per_example(radius, like)
+    return _RANDOM[as_norm(p)](like, generator, mask) * per_example(radius, like)
+
+
+def _masked(values: Tensor, mask: Tensor | None) -> Tensor:
+    return values if mask is None else values.where(mask, 0.0)
 
 
 def per_example(value: float | Tensor, like: Tensor) -> float | Tensor:
@@ -263,22 +273,25 @@ def _gaussian(like: Tensor, generator: torch.Generator | None) -> Tensor:
     return filled(like, lambda rows: rows.normal_(generator=generator))
 
 
-def _random_linf(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return filled(like, lambda rows: rows.uniform_(-1.0, 1.0, generator=generator))
+def _random_linf(like: Tensor, generator: torch.Generator | None, mask: Tensor | None) -> Tensor:
+    return _masked(filled(like, lambda rows: rows.uniform_(-1.0, 1.0, generator=generator)), mask)
 
 
-def _random_l2(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    direction = _steepest_l2(_gaussian(like, generator))
+def _random_l2(like: Tensor, generator: torch.Generator | None, mask: Tensor | None) -> Tensor:
+    direction = _steepest_l2(_masked(_gaussian(like, generator), mask))
     share = filled(like.flatten(1)[:, 0], lambda rows: rows.uniform_(generator=generator))
-    return direction * _rows(like, share ** (1.0 / like.flatten(1).shape[1]))
+    dimensions = like.flatten(1).shape[1] if mask is None else mask.sum()
+    return direction * _rows(like, share ** (1.0 / dimensions))
 
 
-def _random_l1(like: Tensor, generator: torch.Generator | None) -> Tensor:
+def _random_l1(like: Tensor, generator: torch.Generator | None, mask: Tensor | None) -> Tensor:
     # Exponential variables over their sum are uniform on the simplex; one more of them, left
     # out of the point, makes the simplex solid.
     flat = like.flatten(1)
     room = like.new_empty(flat.shape[0], flat.shape[1] + 1)
     shares = filled(room, lambda rows: rows.exponential_(generator=generator))
+    if mask is not None:
+        shares = shares.where(torch.cat([mask.flatten(1), mask.new_ones(1, 1)], dim=1), 0.0)
     point = (shares / shares.sum(dim=1, keepdim=True))[:, :-1]
     return (point * _gaussian(flat, generator).sign()).reshape(like.shape)
 
@@ -293,7 +306,7 @@ _STEEPEST: dict[float, Callable[[Tensor], Tensor]] = {
     2.0: _steepest_l2,
     math.inf: torch.sign,
 }
-_RANDOM: dict[float, Callable[[Tensor, torch.Generator | None], Tensor]] = {
+_RANDOM: dict[float, Callable[[Tensor, torch.Generator | None, Tensor | None], Tensor]] = {
     1.0: _random_l1,
     2.0: _random_l2,
     math.inf: _random_linf,

@@ -83,7 +83,7 @@ def assemble(
     checks: list[Check] = []
     warnings = [
         *parts.pop("warnings"),
-        *doubts(split_scores.rows, table),
+        *doubts(split_scores.rows, table, [plan.name for plan in batch_plan.plans if plan.attack.is_masked]),
         *_withdrawals(certificates, split_scores),
     ]
     if batch_plan.plans:

@@ -156,8 +156,8 @@ def merged_certificates(plans: Iterable[CertificatePlan]) -> list[CertificatePla
 
 
 def worst_plans(plans: Sequence[AttackPlan]) -> list[WorstPlan]:
-    """One for each norm in which there are several attacks at the same budgets."""
-    worst = []
+    """One for each norm in which there are several attacks at the same budgets, in all of their ball."""
+    worst, plans = [], [plan for plan in plans if not plan.attack.is_masked]
     for norm, epsilons in dict.fromkeys((plan.norm, tuple(plan.epsilons)) for plan in plans):
         alike = [plan for plan in plans if (plan.norm, tuple(plan.epsilons)) == (norm, epsilons)]
         if norm is not None and len(alike) > 1:
@@ -202,10 +202,10 @@ def default_plans(certificates: Sequence[CertificatePlan], attacks: Sequence[Att
 
 
 def _is_attacked(attacks: Sequence[AttackPlan], norm: float, epsilon: float) -> bool:
-    """Whether an attack that searches, as random noise does not, is run in this ball."""
+    """Whether an attack that searches all of this ball, as random noise does not, is run in it."""
     return any(
         plan.norm == norm
-        and not isinstance(plan.attack, Noise)
+        and not (isinstance(plan.attack, Noise) or plan.attack.is_masked)
         and f"{epsilon:.6g}" in [f"{budget:.6g}" for budget in plan.epsilons]
         for plan in attacks
     )

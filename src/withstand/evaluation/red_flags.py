@@ -242,7 +242,7 @@ def _random_answers(sampling: Sampling | None) -> Check:
     return Check(name, title, False, finding)
 
 
-def doubts(rows: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+def doubts(rows: pd.DataFrame, table: pd.DataFrame, masked: Sequence[str] = ()) -> list[str]:
     """What makes the figures doubtful beside failed checks, in words.
 
     Within linf 0.5 every image can be turned into the same grey one, so no classifier can truly
@@ -251,13 +251,15 @@ def doubts(rows: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     Args:
         rows: ``examples.csv``.
         table: The measurements.
+        masked: Names of attacks that change some pixels only, of which the latter does not hold.
     """
     largest_class = float(rows["label"].value_counts(normalize=True).max())
     answers = rows["prediction"][rows["prediction"] != NO_ANSWER]
     warnings = [_constant_answer(rows, answers)] if answers.nunique() == 1 < rows["label"].nunique() else []
     attacked = _of(table, ATTACKED)
     attacked = attacked[(attacked["norm"] == "inf") & (attacked["level"] >= _LARGE_EPSILON_LINF)]
-    attacked = attacked[~attacked["by"].str.startswith("worst-") & (attacked["lower"] > largest_class)]
+    is_whole = ~(attacked["by"].str.startswith("worst-") | attacked["by"].isin(masked))
+    attacked = attacked[is_whole & (attacked["lower"] > largest_class)]
     warnings += [
         f"Masked gradients: {percent(value)} of the images withstand {by} at linf "
         f"{epsilon_text(level)}, where every image can be turned into the same grey one, so at most "

@@ -15,7 +15,7 @@ from typing import Any
 from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse._common import parsing_settings
 
-from withstand.attacks import losses
+from withstand.attacks import losses, targets
 from withstand.core import trust
 from withstand.data.load import is_function
 from withstand.models.hosted import is_hosted
@@ -23,7 +23,10 @@ from withstand.recipes import schema
 from withstand.training.settings import adam
 from withstand.types import UntrustedCodeError
 
-_FUNCTIONS = (adam, losses.cross_entropy, losses.margin, losses.dlr, losses.kl_divergence)
+_FUNCTIONS = (
+    *(adam, losses.cross_entropy, losses.margin, losses.dlr, losses.kl_divergence),
+    *(targets.least_likely, targets.next_likely, targets.random_class),
+)
 _ROOTS = ("withstand.", "torch.optim.")  # their classes; a class fits its key, which the parser sees to
 _PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 _LOCK = threading.RLock()
