@@ -128,7 +128,7 @@ def test_mask_that_does_not_fit_the_images_is_refused(mask: Mask) -> None:
         mask.pixels(IMAGES)
 
 
-@pytest.mark.parametrize("allowed", [[[0, 0]], ["a"], 1, []])
+@pytest.mark.parametrize("allowed", [[[0, 0]], ["a"], 1, [], [[1, 0], [1]]])
 def test_region_without_pixels_is_refused(allowed: Any) -> None:
     with pytest.raises(ValueError, match="Expected allowed as an array in the shape of an image"):
         Region(allowed)
@@ -141,3 +141,12 @@ def test_what_is_no_mask_is_refused(tmp_path: Path) -> None:
         Region(tmp_path / "none.npy")
     with pytest.raises(TypeError, match="mask"):
         Noise(mask=PATCH)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", ["empty.npy", "cut.npz", "several.npz"])
+def test_file_that_holds_no_array_is_refused(name: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "several.npz", allowed=np.ones((4, 5)))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "several.npz").read_bytes()[:50])
+    (tmp_path / "empty.npy").touch()
+    with pytest.raises(DataError, match=rf"{name} cannot be read.*numpy\.save"):
+        Region(tmp_path / name)

@@ -104,6 +104,13 @@ def test_targets_that_are_no_class_an_example_are_refused(wrong: Any) -> None:
         attack(Bands(), torch.rand(3, 1), torch.zeros(3, dtype=torch.int64))
 
 
+@pytest.mark.parametrize("wrong", [-100, -1, 3])
+def test_targets_that_are_no_classes_of_the_model_are_refused(wrong: int) -> None:
+    for attack in (PGD(target=_to(wrong)), PGD(target=_to(wrong)).for_evaluation()):
+        with pytest.raises(ValueError, match=rf"to give classes from 0 to 2, but .* gives {wrong}\."):
+            attack(Bands(), torch.rand(3, 1), torch.zeros(3, dtype=torch.int64))
+
+
 def test_target_that_is_no_function_is_refused() -> None:
     with pytest.raises(TypeError, match=r"Expected target as a function of \(logits, labels\)"):
         PGD(target="least-likely")  # type: ignore[arg-type]

@@ -79,6 +79,8 @@ def test_what_is_no_number_is_refused_by_the_name_of_the_setting(value: Any) -> 
         (list_of(COUNT), [], "Expected at least one in it, but got none."),
         (list_of(COUNT), 3, "Expected it as a list, in brackets, but got 3."),
         (list_of(COUNT), "1", "Expected it as a list, in brackets, but got '1'."),
+        (list_of(COUNT), {1: 5}, "Expected it as a list, in brackets, but got {1: 5}."),
+        (list_of(COUNT), {1}, "Expected it as a list, in brackets, but got {1}."),
         (optional(COUNT), 0, "Expected it of at least 1, but got 0."),
         (flag, 1, "Expected it as True or False, but got 1."),
         (scheduled(AT_LEAST_0), Linear(0, -1, 5), "Expected all values of it of at least 0, but got -1."),

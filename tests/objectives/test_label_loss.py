@@ -98,6 +98,7 @@ def test_another_number_of_weights_than_classes_is_refused(name: str) -> None:
         ({"label_smoothing": 1.0}, "label_smoothing of at least 0 and below 1"),
         ({"class_weights": [1.0, -1.0]}, "class_weights of at least 0, but got -1"),
         ({"class_weights": [0, 0]}, "all are 0"),
+        ({"class_weights": [1e308, 1e308]}, "a sum that is finite"),
         ({"class_weights": [1.0]}, "at least 2 in class_weights"),
         ({"class_weights": 2.0}, "class_weights as a list"),
     ],

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -141,7 +142,7 @@ class Region(Mask):
 
     def __post_init__(self) -> None:
         is_file = isinstance(self.allowed, str | Path)
-        array = _read(Path(self.allowed)) if is_file else np.asarray(self.allowed)
+        array = _read(Path(self.allowed)) if is_file else _as_array(self.allowed)
         if array.dtype.kind not in "biuf" or not array.ndim or not array.any():
             raise ValueError(
                 "Expected allowed as an array in the shape of an image, with a 1 where a pixel may change, "
@@ -173,9 +174,22 @@ def _no_pixels(images: Tensor) -> Tensor:
 
 def _read(path: Path) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        with path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it holds several arrays, as numpy.savez writes them")
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise DataError(
             f'The mask {path} cannot be read: {error}. Write it by numpy.save("{path}", array).'
+        ) from error
+    return array
+
+
+def _as_array(allowed: Any) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.asarray(allowed)
+    except ValueError as error:
+        raise ValueError(
+            f"Expected allowed as an array in the shape of an image, but its rows are not alike: {error}"
         ) from error
     return array

@@ -224,7 +224,9 @@ class PGD(Attack):
             return labels
         with torch.no_grad():
             logits: Tensor = model(images)
-        return logits if self.target is None else targets_of(self.target, logits, labels)
+        if self.target is None:
+            return logits
+        return targets_of(self.target, logits, labels, may_wait=self.mode == "evaluation")
 
     def _losses(self, logits: Tensor, against: Tensor) -> Tensor:
         """What to climb: towards a target the loss itself goes down."""

@@ -22,19 +22,30 @@ def a_target(name: str, value: Any) -> Callable[[Tensor, Tensor], Tensor]:
     return a_function(name, value, "withstand.attacks.least_likely")
 
 
-def targets_of(choose: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor) -> Tensor:
-    """The class that each example is to be taken for; looks at shapes alone.
+def targets_of(
+    choose: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor, *, may_wait: bool
+) -> Tensor:
+    """The class that each example is to be taken for.
 
     Args:
         choose: Gives them of (logits, labels).
         logits: Tensor (batch, classes).
         labels: Integer tensor (batch,).
+        may_wait: Whether values may be looked at where they are not on the CPU, too; else shapes alone.
 
     Raises:
         ValueError: it does not give a class an example.
     """
     targets = choose(logits, labels)
     if isinstance(targets, Tensor) and targets.shape == labels.shape and targets.dtype == torch.int64:
+        num_classes = logits.shape[1]
+        if may_wait or targets.device.type == "cpu":
+            strange = targets[(targets < 0) | (targets >= num_classes)]
+            if len(strange):
+                raise ValueError(
+                    f"Expected an attack's target to give classes from 0 to {num_classes - 1}, but {choose} "
+                    f"gives {int(strange[0])}."
+                )
         return targets.to(labels.device)
     got = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else repr(targets)
     raise ValueError(

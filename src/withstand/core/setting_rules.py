@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, TypeAlias
@@ -167,8 +167,9 @@ def list_of(rule: Rule, *, least: int = 1) -> Rule:
     """
 
     def check(name: str, values: Any) -> list[Any] | tuple[Any, ...]:
-        is_one = isinstance(values, str | bytes) or getattr(values, "shape", None) == ()
-        if is_one or not isinstance(values, Iterable):
+        # A mapping has values that would be lost, and a set has no order.
+        is_none = isinstance(values, str | bytes | Mapping | Set) or getattr(values, "shape", None) == ()
+        if is_none or not isinstance(values, Iterable):
             raise TypeError(f"Expected {name} as a list, in brackets, but got {values!r}.")
         read = [rule(f"every one of {name}", value) for value in values]
         if len(read) < least:

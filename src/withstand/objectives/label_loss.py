@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -44,6 +45,8 @@ class LabelLoss(nn.Module):
             total = sum(self.class_weights)
             if not total:
                 raise ValueError("Expected class_weights of which one is above 0, but all are 0.")
+            if math.isinf(total):
+                raise ValueError("Expected class_weights with a sum that is finite: only ratios count.")
             scaled = torch.tensor([weight * len(self.class_weights) / total for weight in self.class_weights])
         self.register_buffer("_weights", scaled, persistent=False)  # made of settings, so in no checkpoint
 
