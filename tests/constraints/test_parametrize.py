@@ -73,6 +73,16 @@ def test_parametrisation_refuses_what_cannot_be_parametrised(change: Callable[[n
         change(nn.Flatten())
 
 
+def test_orthogonal_refuses_weights_that_are_not_finite() -> None:
+    net = _net()
+    last = weights(net)[-1]
+    with torch.no_grad():
+        last.tensor.fill_(torch.nan)
+    with pytest.raises(ModelError, match=rf"'{last.name}' is not finite"):
+        orthogonal_(net)
+    assert not any(weight.parametrised for weight in weights(net))
+
+
 def test_orthogonal_refuses_half_precision() -> None:
     net = _net().bfloat16()
     with pytest.raises(ModelError, match=r"'0' is torch.bfloat16.*model.float"):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.attacks import PGD
+from withstand.constraints.parametrize import orthogonal_
 from withstand.core.batch_shares import Share, taking
 from withstand.core.schedules import Stages
 from withstand.objectives import (
@@ -182,6 +183,14 @@ def test_weights_of_several_layers_and_of_recurrent_ones_move_everywhere(batch: 
     torch.testing.assert_close(gradient(loss, model), gradient(expected, proxy))
     held = zip(model.recurrent._flat_weights, model.recurrent.parameters(), strict=True)
     assert all(weight is own for weight, own in held)
+
+
+def test_parameters_of_no_entries_stay_where_they_are(batch: Batch) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 3, stride=2), nn.Flatten(), nn.Linear(1, 4))
+    orthogonal_(model)
+    assert not all(parameter.numel() for parameter in model.parameters())
+    WeightPerturbation(CrossEntropy(), GAMMA)(model, *batch).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.numel())
 
 
 def test_a_model_has_its_weights_back_after_an_error(batch: Batch) -> None:

@@ -131,6 +131,8 @@ def test_names_are_of_runs_or_of_folders_with_runs(here: Path) -> None:
     for wrong, near in (("sett", "'set'"), ("set/smal", "'set/small'")):
         with pytest.raises(ws.RunFolderError, match=f"did you mean {near}"):
             names_of(results, [wrong])
+    with pytest.raises(ws.RunFolderError, match=r"no folder elsewhere with kept results.*--results=DIR"):
+        names_of(Path("elsewhere"), ["set"])
 
 
 def test_code_of_a_run_is_what_its_recipe_names_and_what_that_imports() -> None:

@@ -70,8 +70,8 @@ def orthogonal_(model: nn.Module) -> None:
         model: Whose layers are changed, in place.
 
     Raises:
-        ModelError: there is no such layer, or one is parametrised already, shares its weight, or is
-            less precise than float32, in which nothing can be orthogonal.
+        ModelError: there is no such layer, or one is parametrised already, shares its weight, is less
+            precise than float32, in which nothing can be orthogonal, or has a weight that is not finite.
     """
     made = made_of(model)
     for parts in _by_parameter(_constrained(model)):
@@ -135,6 +135,10 @@ def _constrained(model: nn.Module) -> list[Weight]:
             raise ModelError(
                 f"The weight of {weight.name!r} is {weight.value.dtype}, in which it cannot be held "
                 "orthogonal; use model.float()."
+            )
+        if not weight.value.is_meta and not bool(weight.value.isfinite().all()):
+            raise ModelError(
+                f"The weight of {weight.name!r} is not finite, so there is no orthogonal one near it."
             )
     return chosen
 

@@ -117,7 +117,12 @@ def _uphill(loss: Tensor, model: nn.Module, gamma: float) -> dict[int, Tensor]:
     Raises:
         ModelError: no weight has two dimensions.
     """
-    weights = [weight for weight in model.parameters() if weight.requires_grad and weight.dim() > 1]
+    # Some parametrisations of small kernels have parameters of no entries.
+    weights = [
+        weight
+        for weight in model.parameters()
+        if weight.requires_grad and weight.dim() > 1 and weight.numel()
+    ]
     if not weights:
         raise ModelError(
             f"The model {type(model).__name__} trains no weight of two or more dimensions, such as those of "

@@ -69,6 +69,10 @@ def names_of(results: Path, chosen: Sequence[str]) -> list[str]:
     Raises:
         RunFolderError: there are no results, or none of a name.
     """
+    if not results.is_dir():
+        raise RunFolderError(
+            f"There is no folder {results} with kept results; say where they are: --results=DIR."
+        )
     every = [run.relative_to(results).as_posix() for run in find_runs([results])]
     if not chosen:
         return every
