@@ -20,7 +20,8 @@ PUBLISHED = f"{LENET}/expectation-0.5-weight-1"
 SENTENCES = {
     "README.md": [
         "At linf 0.3 the IAT net has [mnist-suite/iat > attacked linf 0.3: %1] %",
-        "has [mnist-orthogonal-mlp > clean: %2] % clean and [mnist-orthogonal-mlp > certified l2 1.58: %2] % proven",
+        "has [mnist-orthogonal-mlp > clean: %2] % clean and "
+        "[mnist-orthogonal-mlp > certified l2 1.58: %2] % proven",
     ],
     "docs/certified.md": [
         "the clean accuracy falls to about [mnist-orthogonal-mlp > clean: %0] %",
