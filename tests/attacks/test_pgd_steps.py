@@ -115,7 +115,7 @@ def test_pgd_slowed_delays_steps_and_sizes_with_the_stage() -> None:
 def test_fgsm_rs_is_a_random_start_and_one_step_of_1_25_epsilon(curved: tuple[nn.Module, Batch]) -> None:
     """Wong et al., algorithm 3, at whatever budget it is run."""
     model, (images, labels) = curved
-    images = 0.4 + 0.2 * images  # far from 0 and 1
+    images = (3 * images - 1).clamp(0, 1)  # the start leaves [0, 1]
     for attack, progress, epsilon in (
         (fgsm_rs(0.1), math.inf, 0.1),
         (fgsm_rs(0.1).at(0.05), math.inf, 0.05),
@@ -126,9 +126,25 @@ def test_fgsm_rs_is_a_random_start_and_one_step_of_1_25_epsilon(curved: tuple[nn
         leaf = (images + delta).requires_grad_()
         (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), labels, reduction="sum"), leaf)
         expected = images + (delta + 1.25 * epsilon * gradient.sign()).clamp(-epsilon, epsilon)
+        expected = expected.clamp(0, 1)
         torch.manual_seed(0)
         torch.testing.assert_close(attack(model, images, labels, progress=progress), expected)
-    assert "1 steps of 1.25 epsilon together, random start" in fgsm_rs().describe()
+    assert "1 steps of 1.25 epsilon together, random start that is not clipped" in fgsm_rs().describe()
+
+
+def test_search_for_the_worst_image_clips_its_start(curved: tuple[nn.Module, Batch]) -> None:
+    model, (images, labels) = curved
+    seen: list[bool] = []
+    model.register_forward_pre_hook(
+        lambda _, given: seen.append(torch.equal(given[0], given[0].clamp(0.0, 1.0)))
+    )
+    images = images.round()
+    for attack in (replace(fgsm_rs(0.3), keep_best=True), fgsm_rs(0.3).for_evaluation()):
+        attack(model, images, labels)
+    assert seen
+    assert all(seen)
+    fgsm_rs(0.3)(model, images, labels)
+    assert not all(seen)
 
 
 def test_reach_gives_the_number_of_steps_too() -> None:

@@ -38,6 +38,7 @@ MEANS: dict[str, Callable[[], Objective]] = {
     "cross-entropy": o.CrossEntropy,
     "adversarial": lambda: o.Adversarial(PGD),
     "mart": lambda: o.MART(PGD),
+    "free": lambda: o.FreeAdversarial(0.1),
     "weighted": lambda: o.Adversarial(PGD, label_smoothing=0.1, class_weights=[1, 2, 3]),
     "certified": lambda: o.Certified(norm=2, epsilon=0.3, kappa=0.5, num_power_iterations=50),
     "moments": lambda: o.GaussianExpectation(noise_std=0.2),
@@ -63,7 +64,7 @@ ALL = MEANS | OTHERS
 RANDOM = ("variational", "spectral-expectation")  # of networks with random weights
 CAST = (  # all others compute in float32
     *("cross-entropy", "adversarial", "weighted", "mart", "trades", "weight-perturbation", "sum", "noisy"),
-    "variational",
+    *("free", "variational"),
 )
 CLASSES = 3
 

@@ -68,6 +68,8 @@ class PGD(Attack):
         keep_best: Return the worst image met, the given one included, at the price of two
             forward passes more; else the last.
         reach: What all steps together could walk, in epsilons, where their number or their size is left out.
+        clips_start: Clip the random start to [0, 1]. Without, the first gradient may be that outside, as
+            FGSM-RS has it; a search for the worst image clips always.
         target: The class that each example is to be taken for: a function of (logits, labels), such as
             ``least_likely``, or of one's own. Then the loss of that class is descended; None climbs
             that of the true class. An example whose target is its own class cannot be broken.
@@ -89,6 +91,7 @@ class PGD(Attack):
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
     keep_best: bool = False
     reach: float = _REACH
+    clips_start: bool = True
     target: Callable[[Tensor, Tensor], Tensor] | None = None
     mask: Mask | None = None
 
@@ -105,6 +108,7 @@ class PGD(Attack):
             loss=a_loss,
             keep_best=flag,
             reach=POSITIVE,
+            clips_start=flag,
             target=optional(a_target),
             mask=optional(a_mask),
         )
@@ -163,6 +167,7 @@ class PGD(Attack):
     @override
     def describe(self) -> str:
         start = "random start" if self.random_start else "start at the image"
+        start += "" if self.clips_start or self._keeps_worst() else " that is not clipped"
         restarts = f"{self.num_restarts} restarts, " if self.num_restarts > 1 else ""
         returned = "best iterate" if self._keeps_worst() else "last iterate"
         if self._keeps_worst() and self._goes_by_loss():
@@ -195,15 +200,14 @@ class PGD(Attack):
             steps = steps_for(epsilon, value_at(self.step_size, progress), self.reach)
         else:
             steps = _DEFAULT_NUM_STEPS
-        whole = self.reach * epsilon
-        size = whole / steps if self.step_size is None else value_at(self.step_size, progress)
-        return _Plan(epsilon, steps, size)
+        size = self.reach * epsilon / steps
+        return _Plan(epsilon, steps, size if self.step_size is None else value_at(self.step_size, progress))
 
     def _start(self, images: Tensor, plan: _Plan) -> Tensor:
         if not self.random_start:
             return images
-        drawn = norms.random_in_ball(images, self.norm, plan.epsilon, mask=plan.mask)
-        return drawn.add_(images).clamp_(0.0, 1.0)
+        drawn = norms.random_in_ball(images, self.norm, plan.epsilon, mask=plan.mask).add_(images)
+        return drawn.clamp_(0.0, 1.0) if self.clips_start or self._keeps_worst() else drawn
 
     def _step(self, plan: _Plan, step: int, images: Tensor, current: Tensor, gradient: Tensor) -> Tensor:
         """One step uphill, back into the ball, back into [0, 1]; clamping cannot leave the ball."""

@@ -67,6 +67,20 @@ def batches(
     return (_batch_of(split, *one, augment, share) for one, share in zip(stored, shares, strict=True))
 
 
+def repeated(order: Tensor, batch_size: int, times: int) -> Tensor:
+    """An order in which each batch comes so many times in a row; a smaller one is left out.
+
+    Args:
+        order: int64 tensor (examples,).
+        batch_size: Examples a batch.
+        times: At least 1; with 1 it is the order itself.
+    """
+    if times == 1:
+        return order
+    whole = order[: len(order) - len(order) % batch_size]
+    return whole.view(-1, batch_size).repeat_interleave(times, dim=0).flatten()
+
+
 def few(split: Split, number: int) -> Batch:
     """A sample of a split as one batch: of each class its share (``sample``), in the order of the split.
 

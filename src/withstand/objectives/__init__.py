@@ -6,6 +6,7 @@ from withstand.objectives.certified import Certified
 from withstand.objectives.cross_entropy import CrossEntropy, NoisyCrossEntropy
 from withstand.objectives.every_layer import Cubature, EveryLayer, ExpectedLoss, MeanField, OfMean
 from withstand.objectives.first_activation import FirstActivation
+from withstand.objectives.free import FreeAdversarial
 from withstand.objectives.gaussian_expectation import GaussianExpectation
 from withstand.objectives.label_loss import LabelLoss
 from withstand.objectives.mart import MART
@@ -35,6 +36,7 @@ __all__ = [
     "EveryLayer",
     "ExpectedLoss",
     "FirstActivation",
+    "FreeAdversarial",
     "GaussianExpectation",
     "LabelLoss",
     "MeanField",

@@ -25,6 +25,7 @@ from withstand.core.processes import from_first, is_first, num_processes
 from withstand.core.run_folder import RunFolder
 from withstand.core.schedules import Schedule, Slowed, value_at
 from withstand.data import Dataset, batches, epoch_order
+from withstand.data.batches import repeated
 from withstand.loss.terms import Objective
 from withstand.models import check, load_weights, save_weights
 from withstand.training.checkpoint import (
@@ -170,8 +171,7 @@ class Training:
         self._plateau_factor = 1.0 if how.plateau is None else how.plateau.factor_after(self._scores)
         if position.step == 0:
             torch.manual_seed(seed_of(self._seed, position.epoch))
-        order = epoch_order(len(self._train), seed=self._seed, epoch=position.epoch)
-        size = how.batch_size
+        order, size = self._order(), how.batch_size
         left = order[position.step * size :]
         self._model.train()
         self._gradients.begin()
@@ -186,6 +186,11 @@ class Training:
                 if (num_processes() == 1 or is_checked) and self._is_due():
                     self._save("last.pt")
         self._require_finite()
+
+    def _order(self) -> torch.Tensor:
+        """The training images in the order in which the steps of this epoch take them."""
+        order = epoch_order(len(self._train), seed=self._seed, epoch=self._position.epoch)
+        return repeated(order, self._settings.batch_size, self._settings.batch_repeats)
 
     def _is_due(self) -> bool:
         """Whether it is time for a checkpoint, as the first process has it."""
@@ -224,8 +229,7 @@ class Training:
         position = self._position
         self._state.project_(position.epoch + 1)
         self._require_finite_weights()
-        order = epoch_order(len(self._train), seed=self._seed, epoch=position.epoch)
-        seen = self._train.subset(self._meter.tail_of(order, self._settings.batch_size))
+        seen = self._train.subset(self._meter.tail_of(self._order(), self._settings.batch_size))
         means = self._meter.tail_means()
         collapsed, is_good = verdict(self._model, means, seen, self._validation, self._num_classes)
         with self._state.averaged(position.epoch + 1):
@@ -341,5 +345,6 @@ class Training:
         self._meter = self._new_meter(content["meter"])
 
     def _new_meter(self, recorded: dict[str, torch.Tensor] | None = None) -> EpochMeter:
-        left = len(self._train) / self._settings.batch_size - (self._steps_per_epoch - 1)
-        return EpochMeter(self._steps_per_epoch, self._fabric.device, recorded, last_share=left)
+        steps, how = self._steps_per_epoch, self._settings
+        left = 1.0 if how.drop_last else len(self._train) / how.batch_size - (steps - 1)
+        return EpochMeter(steps, self._fabric.device, recorded, last_share=left)

@@ -133,6 +133,8 @@ def _describe_parts(
         "plateau": settings.plateau,
         "drop_last": settings.drop_last,
         "precision": settings.precision,
+        # Not of 1, which runs had before there was another.
+        **({"batch_repeats": settings.batch_repeats} if settings.batch_repeats > 1 else {}),
     }
     words = {name: json.dumps(reader.plain(value), sort_keys=True) for name, value in plain.items()}
     return {

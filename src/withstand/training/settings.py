@@ -76,6 +76,8 @@ class TrainingSettings:
         average: Average the weights over the steps, by which epochs are scored, and which are what
             training leaves; optimiser and attacks go on with the weights themselves. None averages nothing.
         drop_last: Leave out the last batch of an epoch where it is smaller.
+        batch_repeats: Steps in a row on each batch, for ``FreeAdversarial``; above 1 only with ``drop_last``.
+            An epoch has that many times the steps.
         selection: The attack by whose validation accuracy the best epoch is chosen; by clean
             validation accuracy where None.
         validation_every: Epochs from one validation to the next, since attacks cost time; the last epoch has
@@ -121,6 +123,7 @@ class TrainingSettings:
     constraints: Sequence[Constraint] = ()
     average: WeightAverage | None = None
     drop_last: bool = False
+    batch_repeats: int = 1
     selection: Attack | None = None
     validation_every: int = 1
     rollback: Rollback | None = None
@@ -150,6 +153,7 @@ class TrainingSettings:
             constraints=list_of(a_constraint, least=0),
             average=optional(instance_of(WeightAverage, "an average, such as WeightAverage(decay=0.999)")),
             drop_last=flag,
+            batch_repeats=COUNT,
             selection=optional(an_attack),
             validation_every=COUNT,
             rollback=optional(instance_of(Rollback, "a rollback, such as Rollback()")),
@@ -167,6 +171,11 @@ class TrainingSettings:
             if getattr(self, name) not in known:
                 got = getattr(self, name)
                 raise ValueError(f"Expected a {name} of {', '.join(known)}, but got {got!r}.")
+        if self.batch_repeats > 1 and not self.drop_last:
+            raise ValueError(
+                f"Expected drop_last=True with batch_repeats={self.batch_repeats}: only batches of one size "
+                "are repeated."
+            )
         if self.strategy == "fsdp" and self.precision == "fp16":
             raise ValueError(
                 "Expected strategy ddp with precision fp16, or bf16 with fsdp: of a part of a scaled "

@@ -218,7 +218,7 @@ def steps_per_epoch(settings: TrainingSettings, dataset: Dataset) -> int:
     if isinstance(settings.augment, Augment):
         settings.augment.require_fit(dataset.info.shape)
     whole, rest = divmod(len(dataset.train), settings.batch_size)
-    steps = whole + (1 if rest and not settings.drop_last else 0)
+    steps = (whole + (1 if rest and not settings.drop_last else 0)) * settings.batch_repeats
     if settings.epochs and not steps:
         raise DataError(
             f"{len(dataset.train)} training images make no whole batch of {settings.batch_size}, and "
