@@ -228,9 +228,7 @@ class PGD(Attack):
             return labels
         with torch.no_grad():
             logits: Tensor = model(images)
-        if self.target is None:
-            return logits
-        return targets_of(self.target, logits, labels, may_wait=self.mode == "evaluation")
+        return targets_of(self.target, logits, labels, self.mode == "evaluation") if self.target else logits
 
     def _losses(self, logits: Tensor, against: Tensor) -> Tensor:
         """What to climb: towards a target the loss itself goes down."""

@@ -23,7 +23,7 @@ def a_target(name: str, value: Any) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def targets_of(
-    choose: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor, *, may_wait: bool
+    choose: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor, may_wait: bool
 ) -> Tensor:
     """The class that each example is to be taken for.
 
