@@ -48,7 +48,8 @@ def zoo(arguments: Sequence[str]) -> None:
         OUTPUT.print(json.dumps(texts, indent=2, ensure_ascii=False), soft_wrap=True, markup=False)
         return
     columns = ("clean", "attacked", "proven", "parameters", "size")  # a name begins with that of the data
-    listed = Table(Column("net", no_wrap=True), Column("at", no_wrap=True), *columns, box=None)
+    names = Column("net", no_wrap=True), Column("at", no_wrap=True)
+    listed = Table(*names, *columns, box=None, padding=(0, 1, 0, 0))  # narrow enough for 80 columns
     for name, net in chosen.items():
         listed.add_row(name, *_cells(net))
     OUTPUT.print(listed)
