@@ -156,6 +156,9 @@ def test_trained_prior_says_what_it_lacks(tmp_path: Path) -> None:
 def test_a_prior_takes_the_place_of_that_of_posteriors() -> None:
     random = bayes.convert(network(), bayes.Posterior(prior_std=0.7))
     torch.testing.assert_close(bayes.kl(random), bayes.kl(random, GaussianPrior(0.7)))
+    for wrong in (3, GaussianPrior):
+        with pytest.raises(TypeError, match=r"a prior, such as LaplacePrior\(0.1\)"):
+            bayes.kl(random, wrong)  # type: ignore[arg-type]
     assert not torch.allclose(bayes.kl(random), bayes.kl(random, LaplacePrior(0.7)))
     with pytest.raises(TypeError, match=r"prior to be a prior, such as .* but got the class itself"):
         Variational(prior=LaplacePrior)  # type: ignore[arg-type]

@@ -178,6 +178,8 @@ def test_last_layer_is_left_free_and_all_others_are_orthogonal() -> None:
     torch.testing.assert_close(first.matrix @ first.matrix.T, torch.eye(4))
     with pytest.raises(ModelError, match="whose rows are no classes"):
         orthogonal_free_last_(nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten()))
+    with pytest.raises(ModelError, match="The only weight, "):
+        orthogonal_free_last_(nn.Linear(4, 3))
 
 
 def test_kernels_of_linear_residual_blocks_are_left_free() -> None:

@@ -193,8 +193,11 @@ def test_a_damaged_net_is_not_used(home: Path, capsys: pytest.CaptureFixture[str
         ws.load(PLAIN)
     assert "not as it was packaged" in failed(capsys, "certify", PLAIN, "--norm=2", "--epsilons=[0.1]")
     assert not Path("runs", PLAIN).exists()
-    (home / PLAIN / "about.json").write_text("{")
-    assert "about.json is damaged" in failed(capsys, "zoo")
+    about = home / PLAIN / "about.json"
+    known = json.loads(about.read_text())
+    for text in ("{", json.dumps(known | {"sha256": None}), json.dumps(known | {"sha256": {}})):
+        about.write_text(text)
+        assert "about.json is damaged" in failed(capsys, "zoo")
 
 
 # -- the tool ---------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.bayes.posterior import Normal, Posterior, divergence
-from withstand.bayes.priors import Prior
+from withstand.bayes.priors import Prior, a_prior
 from withstand.core.devices import random_state
 from withstand.core.wrappers import unwrapped
 from withstand.operators import DEVIATION
@@ -289,7 +289,9 @@ def kl(model: nn.Module, prior: Prior | None = None) -> Tensor:
 
     Raises:
         ModelError: the model has no random layer, or not the weights that the prior is made of.
+        TypeError: the prior is none.
     """
+    a_prior("prior", prior)
     layers = variational_layers(model)
     if not layers:
         raise ModelError(

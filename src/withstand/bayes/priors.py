@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.bayes.posterior import Normal, divergence
-from withstand.core.setting_rules import AT_LEAST_0, POSITIVE, PROBABILITY, settle
+from withstand.core.setting_rules import AT_LEAST_0, POSITIVE, PROBABILITY, instance_of, optional, settle
 from withstand.models.weight_files import read_weights
 from withstand.moments.normal import ROOT_HALF, ROOT_TWO_PI, pdf
 from withstand.operators import Buffers
@@ -51,6 +51,10 @@ class Prior(nn.Module, ABC):
         Returns:
             Scalar tensor in nats, at least 0, with gradient; infinite where a std is 0.
         """
+
+
+a_prior = optional(instance_of(Prior, "a prior, such as LaplacePrior(0.1)"))
+"""The rule of a prior, or None."""
 
 
 class GaussianPrior(Prior):

@@ -106,10 +106,15 @@ def orthogonal_free_last_(model: nn.Module) -> None:
         model: Whose layers are changed, in place; the last of them in its order gives the logits.
 
     Raises:
-        ModelError: as of ``orthogonal_``, or the last weight is of no linear layer.
+        ModelError: as of ``orthogonal_``, the last weight is of no linear layer, or there is no other.
     """
     made = made_of(model)
-    _all_but_last_orthogonal(model)
+    last = _all_but_last_orthogonal(model)
+    if not any(weight.parametrised for weight in weights(model)):
+        raise ModelError(
+            f"The only weight, {last.name!r}, is that of the last layer, which would be left free; take "
+            "'orthogonal', or a model of more layers."
+        )
     changed_by(made, model, parametrize="orthogonal-free-last")
 
 

@@ -34,6 +34,10 @@ class ZooNet:
     data_licence: str
     sha256: Mapping[str, str]
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.sha256, Mapping) or not self.sha256:
+            raise TypeError("it has no checksums")
+
     @property
     def num_bytes(self) -> int:
         """Size of all its files."""

@@ -9,8 +9,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand import bayes
+from withstand.bayes.priors import a_prior
 from withstand.core.schedules import Schedule, scheduled, value_at
-from withstand.core.setting_rules import AT_LEAST_0, COUNT, instance_of, optional, settle
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, optional, settle
 from withstand.loss.passes import Pass
 from withstand.loss.terms import Objective, OnePass
 from withstand.objectives.cross_entropy import CrossEntropy
@@ -54,7 +55,7 @@ class Variational(OnePass):
         self.kl_weight = kl_weight
         settle(self, num_data=optional(COUNT), num_samples=COUNT, kl_weight=scheduled(AT_LEAST_0))
         self.likelihood = CrossEntropy() if likelihood is None else likelihood
-        self.prior = optional(instance_of(bayes.Prior, "a prior, such as LaplacePrior(0.1)"))("prior", prior)
+        self.prior: bayes.Prior | None = a_prior("prior", prior)
 
     @override
     def prepare(self, num_data: int) -> None:
