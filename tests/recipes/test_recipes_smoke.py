@@ -111,7 +111,7 @@ def test_recipe_is_sound_takes_a_step_and_evaluates(name: str, tmp_path: Path) -
     # The exact norms of a LeNet's convolutions take many seconds.
     settings = replace(settings, rollback=None, measures=[])
     result = fit(model, dataset, objective, settings, out=tmp_path)
-    assert result.steps == 1
+    assert result.steps == settings.batch_repeats
     meters = [brief for meter in recipe.evaluation.meters if (brief := briefly(meter)) is not None]
     sampling = Sampling(num_samples=2, num_repeats=1, attack_samples=1)
     evaluation = evaluate(model, dataset, meters, sampling=sampling)

@@ -242,6 +242,8 @@ def recipes() -> list[str]:
     found: dict[str, str] = {}
     for name in packaged_recipes():
         recipe = parse_recipe(find_recipe(name)).recipe
+        if isinstance(recipe.objective, o.FreeAdversarial):  # which refuses parts of a batch
+            continue
         found.setdefault(f"{recipe.objective} {recipe.training.constraints} {recipe.training.augment}", name)
     return list(found.values())
 

@@ -114,7 +114,9 @@ class FreeAdversarial(Objective):
         self._images = None
 
     def _tell_of_repeats(self, labels: Tensor) -> None:
-        """Says, once, that batches do not repeat, where the second is another than the first."""
+        """Says, once and on the CPU, that batches do not repeat: where the second is not the first."""
+        if labels.device.type != "cpu":  # so that no step waits for it
+            return
         if self._images is None:
             self._labels = labels
         elif self._labels is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
@@ -53,6 +54,7 @@ class Gradients:
         if settings.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._compiled = cast(nn.Module, torch.compile(model)) if settings.compile else None
+        self._compilations_before = _compilations() if settings.compile else Counter[str]()
         self._forward = model if self._compiled is None else self._compiled
         self._micro_batches = settings.micro_batches
         self._joins_statistics = settings.sync_batch_norm
@@ -92,7 +94,7 @@ class Gradients:
                     raise
             self._halve(len(batch.labels))
         if self._compiled is not None:
-            _tell_of_compilation()
+            _tell_of_compilation(self._compilations_before)
             self._compiled = None
         return self._of_all(result, share) if num_processes() > 1 else result
 
@@ -188,11 +190,21 @@ def num_parts(share: Share, most: int, processes: int) -> int:
     return min(most, fewest)
 
 
-def _tell_of_compilation() -> None:
-    """Logs into how many graphs the first step came apart, and why."""
+def _compilations() -> Counter[str]:
+    """Why graphs broke in this process -> how often; and under an empty reason how many there are."""
     from torch._dynamo.utils import counters  # which has no public name
 
-    reasons, graphs = counters["graph_break"], counters["stats"]["unique_graphs"]
+    return Counter(counters["graph_break"]) + Counter({"": counters["stats"]["unique_graphs"]})
+
+
+def _tell_of_compilation(before: Counter[str]) -> None:
+    """Logs into how many graphs the first step came apart, and why.
+
+    Args:
+        before: What there was before it, of other models.
+    """
+    reasons = _compilations() - before
+    graphs = reasons.pop("", 0)
     if not graphs:
         _logger.warning("torch.compile was not asked for a graph: the objective walks one of its own.")
     elif reasons:
