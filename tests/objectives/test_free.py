@@ -109,6 +109,20 @@ def test_free_training_says_so_where_batches_do_not_repeat(caplog: pytest.LogCap
     assert "training.batch_repeats=8" in record.getMessage()
 
 
+def test_free_training_says_nothing_where_it_goes_on_at_the_last_repeat(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (images, labels), (others, _) = _batches()
+    following = [(images, labels), (others, labels.flip(0))]
+    first, second = FreeAdversarial(0.1), FreeAdversarial(0.1)
+    with caplog.at_level(logging.WARNING):
+        _train(first, _net(), [(images, labels)] * 2)
+        second.load_state_dict(first.state_dict())  # a checkpoint, after which both go on
+        _train(first, _net(), following)
+        _train(second, _net(), following)
+    assert not caplog.records
+
+
 def test_batches_are_repeated_in_a_row() -> None:
     order = torch.tensor([4, 2, 0, 1, 3])
     assert repeated(order, 2, 3).tolist() == [4, 2] * 3 + [0, 1] * 3

@@ -53,6 +53,7 @@ class FreeAdversarial(Objective):
         self._images: Tensor | None = None  # of the last step, whose gradient is still to be followed
         self._epsilon_then = 0.0
         self._labels: Tensor | None = None  # of the first step, until the second is known
+        self._has_compared = False
 
     @override
     def forward(
@@ -100,6 +101,7 @@ class FreeAdversarial(Objective):
     @override
     def set_extra_state(self, state: Any) -> None:
         self._perturbation, self._images = state, None
+        self._has_compared = True  # what goes on may be at the last repeat of a batch
 
     @override
     def extra_repr(self) -> str:
@@ -115,14 +117,14 @@ class FreeAdversarial(Objective):
 
     def _tell_of_repeats(self, labels: Tensor) -> None:
         """Says, once and on the CPU, that batches do not repeat: where the second is not the first."""
-        if labels.device.type != "cpu":  # so that no step waits for it
+        if self._has_compared or labels.device.type != "cpu":  # there no step waits for it
             return
-        if self._images is None:
+        if self._labels is None:
             self._labels = labels
-        elif self._labels is not None:
-            if not torch.equal(self._labels, labels):
-                _logger.warning(
-                    "FreeAdversarial was given two different batches in a row: its perturbation is then that "
-                    "of other images. Repeat each batch: training.batch_repeats=8, training.drop_last=true."
-                )
-            self._labels = None
+            return
+        if not torch.equal(self._labels, labels):
+            _logger.warning(
+                "FreeAdversarial was given two different batches in a row: its perturbation is then that "
+                "of other images. Repeat each batch: training.batch_repeats=8, training.drop_last=true."
+            )
+        self._labels, self._has_compared = None, True

@@ -100,7 +100,7 @@ class CappedCrossEntropy(WorstLoss):
     as it takes to draw level with the true one, ``s_j · min(1, max(0, -clean_j) / s_j)``, whose factor is no
     part of the gradient: an example that cannot be certified to the full epsilon is pushed at the radius
     that it has, and one that is answered wrongly learns its clean logits alone. In the ball domain that is
-    efficient margin maximisation (EMMA, eq. 6), an epsilon of its own for each example and class.
+    efficient margin maximisation (EMMA), an epsilon of its own for each example and class.
 
     Args:
         share: In [0, 1], of 1 - p of the worst logits at the full epsilon beside it, as in
@@ -130,7 +130,7 @@ class CappedCrossEntropy(WorstLoss):
 
 @dataclass(frozen=True)
 class AnnealedCrossEntropy(WorstLoss):
-    """``-T (1 - p)^beta log p`` of the worst logits over T (logit annealing, Lai et al., ICML 2025, eq. 8).
+    """``-T (1 - p)^beta log p`` of the worst logits over T (logit annealing, Lai et al., ICML 2025).
 
     p is the probability of the true class. Examples with a wide margin count for little, so that what the
     network can do goes to all of them instead of to a few of large margin.

@@ -77,7 +77,7 @@ class TrainingSettings:
             training leaves; optimiser and attacks go on with the weights themselves. None averages nothing.
         drop_last: Leave out the last batch of an epoch where it is smaller.
         batch_repeats: Steps in a row on each batch, for ``FreeAdversarial``; above 1 only with ``drop_last``.
-            An epoch has that many times the steps.
+            An epoch has that many times the steps; what augments a batch is drawn anew for each of them.
         selection: The attack by whose validation accuracy the best epoch is chosen; by clean
             validation accuracy where None.
         validation_every: Epochs from one validation to the next, since attacks cost time; the last epoch has
