@@ -45,6 +45,7 @@ _BUILDERS: Mapping[str, Factory] = MappingProxyType(
         "mlp": sequences.mlp,
         "lenet": sequences.lenet,
         "cnn-small": sequences.cnn_small,
+        "cnn-medium": sequences.cnn_medium,
         "cnn-4c3f": sequences.cnn_4c3f,
         "cnn-6c2f": sequences.cnn_6c2f,
         "cnn-8c2f": sequences.cnn_8c2f,

@@ -219,6 +219,9 @@ def _shrink(channels: int) -> Conv:
 cnn_small = partial(_strided, (_half(16), _half(32)), (100,))
 """Two strided convolutions, 16 and 32 channels, and 100 hidden units ("small")."""
 
+cnn_medium = partial(_strided, (_half(32), _half(64)), (512,))
+"""Two strided convolutions, 32 and 64 channels, and 512 hidden units."""
+
 cnn_4c3f = partial(_strided, (_same(32), _half(32), _same(64), _half(64)), (512, 512))
 """Four convolutions and three linear layers ("large")."""
 
