@@ -30,6 +30,7 @@ from withstand.attacks import (
     next_likely,
     random_class,
 )
+from withstand.certificates import Unproven
 from withstand.core import norms
 from withstand.core.contract import contract_of
 from withstand.core.schedules import Linear, PerEpoch, Stages
@@ -119,6 +120,9 @@ CASCADES: dict[str, Attack] = {
     )
     for p in NORMS
 }
+UNPROVEN: dict[str, Attack] = {
+    f"unproven-{norms.label(p)}": Unproven(PGD(p, EPSILON, num_steps=3)) for p in NORMS
+}
 ATTACKS: dict[str, Attack] = {
     **PGDS,
     **{f"means-{norms.label(p)}": AtMeans(PGD(norm=p, epsilon=EPSILON, num_steps=3)) for p in NORMS},
@@ -126,6 +130,7 @@ ATTACKS: dict[str, Attack] = {
     **TRANSFERS,
     **{f"masked-{norms.label(p)}": PGD(p, EPSILON, 3, mask=EveryOther()) for p in NORMS},
     "masked-stop": PGD(epsilon=EPSILON, num_steps=3, mask=EveryOther(), mode="evaluation"),
+    **UNPROVEN,
     "random-class": PGD(epsilon=EPSILON, num_steps=3, target=random_class, num_restarts=2),
     **CASCADES,
     **(PYAUTOATTACK if find_spec("pyautoattack") else {}),
@@ -133,7 +138,16 @@ ATTACKS: dict[str, Attack] = {
 }
 QUERYING = {name: attack for name, attack in ATTACKS.items() if not name.startswith("noise-1")}
 # Those that may ask the device how it went, since they only evaluate.
-WAITING = {"stop", "stop-restarts-l2", "next-likely-stop", "masked-stop", *CASCADES, *PYAUTOATTACK, *FOOLBOX}
+WAITING = {
+    "stop",
+    "stop-restarts-l2",
+    "next-likely-stop",
+    "masked-stop",
+    *UNPROVEN,
+    *CASCADES,
+    *PYAUTOATTACK,
+    *FOOLBOX,
+}
 TRAINING = {name: attack for name, attack in ATTACKS.items() if name not in WAITING}
 
 

@@ -46,6 +46,12 @@ _STAGES: Final[Mapping[Method, Sequence[Method]]] = MappingProxyType(
 )
 
 
+def require_method(method: str) -> None:
+    """Accepts a method of ``METHODS``, and says which there are where it is none."""
+    if method not in METHODS:
+        raise ValueError(f"Expected a method of a certificate, one of {', '.join(METHODS)}, got {method!r}.")
+
+
 class Bounder:
     """Bounds margins of a float64 model by one method.
 
@@ -57,8 +63,7 @@ class Bounder:
     """
 
     def __init__(self, method: Method, programs: ProgramCache, *, clip: bool, timeout: float) -> None:
-        if method not in METHODS:
-            raise ValueError(f"Expected a method of {', '.join(METHODS)}, but got {method!r}.")
+        require_method(method)
         self._stages, self._clip, self._programs = _STAGES.get(method, (method,)), clip, programs
         self._timeout = POSITIVE("timeout", timeout)
         self._norms = GuaranteedNorms()

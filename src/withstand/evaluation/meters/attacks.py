@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from withstand.attacks import Attack, Cascade, SuiteLevel, require_packages, suite
 from withstand.attacks.attack import an_attack
-from withstand.certificates import METHODS, TIMEOUT, Method
+from withstand.certificates import TIMEOUT, Method, Unproven, require_method
 from withstand.core import norms
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.identity import identity
@@ -81,6 +81,8 @@ class Suite(Meter):
         norms: 1, 2 or inf.
         transfer_from: Folders of other runs, whose models' adversarial images are tried, too; or name ->
             model, which maps images in [0, 1] to logits of the same classes.
+        unless_proven: Attack only what this method of a certificate, such as box, does not prove at the
+            attack's epsilon (``certificates.Unproven``); all where None.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -91,6 +93,7 @@ class Suite(Meter):
     epsilons: list[float]
     norms: list[float] = field(default_factory=lambda: [math.inf])
     transfer_from: list[str] | dict[str, nn.Module] = field(default_factory=list)
+    unless_proven: Method | None = None
 
     def __post_init__(self) -> None:
         if self.level not in get_args(SuiteLevel):
@@ -98,6 +101,8 @@ class Suite(Meter):
                 f"Expected a suite of {', '.join(get_args(SuiteLevel))}, but got {self.level!r}."
             )
         settle(self, norms=list_of(norms.norm_rule), epsilons=budgets)
+        if self.unless_proven is not None:
+            require_method(self.unless_proven)
         warn_beyond_range(self.norms, self.epsilons)
 
     @property
@@ -128,7 +133,9 @@ class Suite(Meter):
 
     @override
     def attack_plans(self, info: DatasetInfo, *, is_random: bool) -> list[AttackPlan]:
-        attacks = self._attacks(info, is_random=is_random)
+        attacks: Sequence[Attack] = self._attacks(info, is_random=is_random)
+        if self.unless_proven is not None:
+            attacks = [Unproven(attack, self.unless_proven) for attack in attacks]
         return _plans(attacks, self.epsilons, is_random=is_random)
 
     def _attacks(self, info: DatasetInfo, *, is_random: bool) -> list[Cascade]:
@@ -204,8 +211,7 @@ class Certificate(Meter):
         settle(self, norm=certified_norm, epsilons=budgets, clip=flag, radius=flag, timeout=POSITIVE)
         if self.clip:
             warn_beyond_range([self.norm], self.epsilons)
-        if self.method not in METHODS:
-            raise ValueError(f"Expected a certificate's method of {', '.join(METHODS)}, got {self.method!r}.")
+        require_method(self.method)
 
     @property
     @override

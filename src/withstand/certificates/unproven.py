@@ -1,0 +1,84 @@
+"""Attacks on what a certificate leaves open: what is proven is not attacked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.attacks.attack import Attack, WrappedAttack
+from withstand.certificates.bounding import Method, require_method
+from withstand.certificates.certify import Certifier
+from withstand.domains.sets.input_sets import certified_norm
+from withstand.types import ModelError
+
+
+@dataclass(frozen=True)
+class Unproven(WrappedAttack):
+    """Another attack, on the images that a certificate does not prove at the attack's own budget.
+
+    No image within the budget changes what is proven, so an attack on it is time spent for nothing: of a
+    network that was trained for certificates most of it. What is proven comes back as it was given. An error
+    in a certificate is then not found by this attack, which an attack on all images would have found.
+
+    Args:
+        attack: What to run, in a norm that is certified: 1, 2 or inf.
+        method: What to prove with, as of ``certify``.
+
+    Raises:
+        ValueError: there is no such method, or the attack's norm is none that is certified.
+    """
+
+    attack: Attack
+    method: Method = "box"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        certified_norm("the norm of an attack on what is not proven", self.norm)
+        require_method(self.method)
+
+    @override
+    def for_random_answers(self) -> Self:
+        raise ModelError(
+            "The model draws its answers, and nothing is proven of drawn answers. Attack all images: give "
+            "the attack itself in the place of Unproven, and a suite without unless_proven."
+        )
+
+    @override
+    def perturb(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> Tensor:
+        norm, epsilon = certified_norm("norm", self.norm), self.epsilon_at(progress)
+        certifier = Certifier(model, method=self.method)
+        is_open = ~certifier.certify(images, labels, norm=norm, epsilon=epsilon).certified
+        moved = images.detach().clone()
+        if is_open.any():
+            moved[is_open] = self.attack.perturb(model, images[is_open], labels[is_open], progress=progress)
+        return moved
+
+    @property
+    @override
+    def inside(self) -> Sequence[Attack]:
+        return (self.attack,)
+
+    @override
+    def around(self, inside: Sequence[Attack]) -> Self:
+        return replace(self, attack=inside[0])
+
+    @property
+    @override
+    def stages(self) -> Sequence[Attack]:
+        return [replace(self, attack=stage) for stage in self.attack.stages]
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"unproven-{self.attack.name}"
+
+    @override
+    def describe(self) -> str:
+        return f"{self.attack.describe()}, on what is not proven by {self.method} at the same epsilon"
