@@ -190,3 +190,20 @@ def test_meters_of_images_are_left_out_for_tables_and_it_is_said(
     assert [meter["class_path"].rpartition(".")[2] for meter in evaluation.results.settings["meters"]] == [
         "NoiseCurve"
     ]
+
+
+@pytest.mark.parametrize(("weights", "is_told"), [("best", True), ("last", False)])
+def test_best_weights_of_a_smaller_epsilon_are_measured_with_a_warning(
+    weights: str, is_told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, run = tmp_path / "recipe.yaml", RunFolder(tmp_path / "run")
+    file.write_text("data: {name: digits, train_size: 40, validation_size: 20}\nmodel: {name: mlp}\n")
+    parsed = parse_recipe(file, ["--training.epochs=1", f"--evaluation.weights={weights}"])
+    train_recipe(parsed, run, command="train")
+    header = "epoch,epsilon,validation_accuracy,collapsed"
+    run.train_log.write_text(f"{header}\n1,0.05,0.9,0\n2,0.3,0.8,0\n")
+    load_run_model(run, parsed.recipe)
+    told = [record.getMessage() for record in caplog.records if "best epoch goes by" in record.getMessage()]
+    assert len(told) == is_told
+    if is_told:
+        assert "--evaluation.weights=last" in told[0]

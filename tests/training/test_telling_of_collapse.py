@@ -22,7 +22,7 @@ from withstand.data.arrays import as_split
 from withstand.loss.terms import Objective
 from withstand.objectives import Adversarial, Certified, CrossEntropy
 from withstand.training import TrainingResult, TrainingSettings, fit, has_collapsed
-from withstand.training.checkpoint import Row
+from withstand.training.checkpoint import Row, early_best
 from withstand.training.collapse import is_constant
 from withstand.training.messages import cut_schedules
 from withstand.training.validation import NO_ANSWER_SHARE, accuracies, scores
@@ -282,3 +282,35 @@ def test_schedule_of_epsilon_that_ends_after_the_training_is_told(
     told = cut_schedules(objective[kind], epochs)
     assert len(told) == (words is not None)
     assert words is None or words in told[0]
+
+
+def _log(*epochs: tuple[float, float, int], column: str = "validation_accuracy") -> list[Row]:
+    return [
+        {"epoch": number, "epsilon": epsilon, column: score, "collapsed": collapsed}
+        for number, (epsilon, score, collapsed) in enumerate(epochs, start=1)
+    ]
+
+
+def test_best_epoch_of_a_smaller_epsilon_is_told() -> None:
+    grows = _log((0.1, 0.9, 0), (0.2, 0.8, 0), (0.3, 0.7, 0))
+    assert "epoch 1, trained at epsilon 0.1, and the last was trained at 0.3" in early_best(grows)
+    texts: list[Row] = [{name: str(value) for name, value in row.items()} for row in grows]
+    assert early_best(texts) == early_best(grows)
+    collapsed_first = _log((0.1, 0.9, 1), (0.2, 0.8, 0), (0.3, 0.7, 0))
+    assert "epoch 2, trained at epsilon 0.2" in early_best(collapsed_first)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        _log((0.1, 0.7, 0), (0.3, 0.8, 0)),  # the last is the best
+        _log((0.3, 0.9, 0), (0.3, 0.8, 0)),  # no ramp
+        _log((0.1, 0.9, 0), (0.3, 0.8, 0), column="validation_robust_accuracy"),  # scored under attack
+        [{"epoch": 1, "validation_accuracy": 0.9, "collapsed": 0}, *_log((0.3, 0.8, 0))],
+        [{"epoch": "1", "epsilon": "", "validation_accuracy": "0.9", "collapsed": "0"}],
+        _log((0.1, 0.9, 1)),
+        [],
+    ],
+)
+def test_best_epoch_that_is_no_easier_is_not_told(rows: list[Row]) -> None:
+    assert early_best(rows) == ""

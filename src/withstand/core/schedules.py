@@ -40,6 +40,7 @@ __all__ = [
     "Stages",
     "StepDecay",
     "scheduled",
+    "slower",
     "value_at",
 ]
 
@@ -334,3 +335,14 @@ class Slowed(Schedule):
         # Just before `at`; at the very start nothing was asked of the model, which is 0.
         before = value_at(self.schedule, math.nextafter(self.at, -math.inf)) if self.at > 0 else 0.0
         return slowed - (1 - self.share) * (value_at(self.schedule, self.at) - before)
+
+
+def slower(schedule: float | Schedule, at: float) -> Slowed | None:
+    """The schedule with its step at epoch ``at`` halved; None where that asks for no less.
+
+    Args:
+        schedule: Of epsilon, or of another difficulty.
+        at: Epochs done when the hard step begins; whole.
+    """
+    slowed, middle = Slowed(schedule, at), at + 0.5
+    return slowed if slowed(middle) < value_at(schedule, middle) else None

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from withstand.attacks.attack import Attack, an_attack
 from withstand.core.answers import is_correct
+from withstand.core.schedules import slower
 from withstand.loss.passes import Pass, logits_of
 from withstand.loss.terms import OnePass
 from withstand.objectives.label_loss import LabelLoss, WithLabelLoss
@@ -69,10 +70,9 @@ class UnderAttack(OnePass, ABC):
 
     @override
     def slow_down(self, at: float) -> bool:
-        slowed, middle = self.attack.slowed(at), at + 0.5
-        is_easier = slowed.epsilon_at(middle) < self.attack.epsilon_at(middle)
+        is_easier = slower(self.attack.epsilon, at) is not None
         if is_easier:
-            self.attack = slowed
+            self.attack = self.attack.slowed(at)
         return is_easier
 
     @override

@@ -14,7 +14,7 @@ from withstand.core import norms
 from withstand.core.answers import is_correct
 from withstand.core.modes import differs_in_training, eval_mode, has_spectral_norm_hook
 from withstand.core.numerics import without_autocast
-from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
+from withstand.core.schedules import Schedule, Slowed, scheduled, slower, value_at
 from withstand.core.setting_rules import AT_LEAST_0, SHARE, flag, settle
 from withstand.core.wrappers import eager, unwrapped
 from withstand.domains import (
@@ -135,14 +135,12 @@ class Certified(Objective):
 
     @override
     def slow_down(self, at: float) -> bool:
-        slowed, middle = Slowed(self.epsilon, at), at + 0.5
-        is_easier = slowed(middle) < value_at(self.epsilon, middle)
-        if is_easier:
+        if slowed := slower(self.epsilon, at):
             self.epsilon = slowed
             for name in ("kappa", "mix"):
                 if isinstance(schedule := getattr(self, name), Schedule):
                     setattr(self, name, Slowed(schedule, at))
-        return is_easier
+        return slowed is not None
 
     @override
     def extra_repr(self) -> str:

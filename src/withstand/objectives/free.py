@@ -14,7 +14,7 @@ from typing_extensions import override
 from withstand.core import norms
 from withstand.core.answers import is_correct
 from withstand.core.batch_shares import current
-from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
+from withstand.core.schedules import Schedule, scheduled, slower, value_at
 from withstand.core.setting_rules import AT_LEAST_0, settle
 from withstand.loss.passes import logits_of
 from withstand.loss.terms import Objective
@@ -86,11 +86,9 @@ class FreeAdversarial(Objective):
 
     @override
     def slow_down(self, at: float) -> bool:
-        slowed, middle = Slowed(self.epsilon, at), at + 0.5
-        is_easier = slowed(middle) < value_at(self.epsilon, middle)
-        if is_easier:
+        if slowed := slower(self.epsilon, at):
             self.epsilon = slowed
-        return is_easier
+        return slowed is not None
 
     @override
     def get_extra_state(self) -> Any:

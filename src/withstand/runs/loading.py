@@ -24,7 +24,9 @@ from withstand.models.onnx import OnnxFactory
 from withstand.models.registry import Factory, load_factory
 from withstand.models.weight_files import read_weights
 from withstand.recipes.schema import Recipe
+from withstand.runs.early_stopping import rows_of
 from withstand.runs.run_parts import build_model, data_name, load_data, open_run, require_same_network
+from withstand.training.checkpoint import early_best
 from withstand.training.run_record import digest
 from withstand.types import DataError, ModelError, RecipeError, RunFolderError
 
@@ -128,6 +130,12 @@ def weights_file(run: RunFolder, recipe: Recipe) -> Path:
     """
     remedy = f"withstand train {run.recipe} --out={run.path}"
     if recipe.evaluation.weights == "best" and run.is_trained():
+        if run.train_log.exists() and (early := early_best(rows_of(run))):
+            _logger.warning(
+                "%s The weights of the last epoch are measured with --evaluation.weights=last; a training "
+                "with training.selection, an attack, chooses its best epoch under that.",
+                early,
+            )
         return run.require(run.best_weights, remedy)
     return run.require(run.last_weights, remedy)  # written when training has come to its end
 

@@ -78,9 +78,8 @@ class TrainingResult:
     @property
     def best_epoch(self) -> int | None:
         """The epoch of the best validation score, from 1; None where no epoch was scored."""
-        scores = [(_score(row), int(row["epoch"])) for row in self.rows if not row["collapsed"]]
-        known = [(score, epoch) for score, epoch in scores if score is not None]
-        return max(known)[1] if known else None
+        best = _best_row(self.rows)
+        return None if best is None else int(best["epoch"])
 
     def __repr__(self) -> str:
         """A line for people."""
@@ -93,6 +92,32 @@ class TrainingResult:
         parts += ["collapsed"] if self.has_collapsed else []
         parts.append("no folder was kept" if self.folder is None else f"folder {self.folder}")
         return f"<TrainingResult: {'; '.join(parts)}>"
+
+
+def early_best(rows: Sequence[Row]) -> str:
+    """What to know of the best epoch where it was trained at a smaller epsilon than the last; else empty.
+
+    So it is where epsilon grows and epochs are scored by clean accuracy, which falls meanwhile.
+
+    Args:
+        rows: The training log, its values as numbers or as texts.
+    """
+    best = _best_row(rows)
+    if best is None or not best.get("epsilon") or ROBUST_ACCURACY in best:
+        return ""
+    then, now = float(best["epsilon"]), float(rows[-1].get("epsilon") or 0)
+    if then >= now or math.isclose(then, now, rel_tol=0.01):
+        return ""
+    return (
+        f"The best epoch goes by clean accuracy: it is epoch {best['epoch']}, trained at epsilon {then:.4g}, "
+        f"and the last was trained at {now:.4g}."
+    )
+
+
+def _best_row(rows: Sequence[Row]) -> Row | None:
+    scored = [(_score(row), row) for row in rows if not int(row["collapsed"] or 0)]
+    known = [(score, row) for score, row in scored if score is not None]
+    return max(known, key=lambda pair: (pair[0], int(pair[1]["epoch"])))[1] if known else None
 
 
 def _score(row: Row) -> float | None:
