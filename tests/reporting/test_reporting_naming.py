@@ -144,6 +144,11 @@ def test_run_without_a_recipe_is_titled_by_its_network_and_data(evaluated: Any) 
             "{class_path: Weighted, init_args: {weight: 0.1, term: {class_path: B}}}]}}",
             "A + 0.1 × B",
         ),
+        (
+            "{class_path: WeightPerturbation, init_args: {objective: {class_path: Adversarial, init_args: "
+            "{attack: {class_path: PGD, init_args: {norm: .inf, epsilon: 0.3}}}}}}",
+            "WeightPerturbation of Adversarial ℓ∞ ε = 0.3",
+        ),
     ],
 )
 def test_setting_says_what_is_minimised(make_run: MakeRun, objective: str, words: str) -> None:

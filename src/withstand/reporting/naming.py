@@ -190,6 +190,8 @@ def _objective(objective: object, trained: tuple[float, list[int]]) -> str:
         level = _level(weight, (trained[0], [])).removeprefix("= ")
         return " × ".join(filter(None, (level, _objective(term, trained))))
     name = str(_value(objective, "class_path") or "").rpartition(".")[2]
+    if (inner := _value(objective, f"{_SETTINGS}.objective")) is not None:
+        return f"{name} of {_objective(inner, trained)}"
     return " ".join([name, *dict.fromkeys(_strengths(objective, trained))]).strip()
 
 
