@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from withstand.core.roots import largest_positive
+from withstand.core.roots import farther, largest_positive
 
 TOLERANCE = 1e-3
 ROOTS = torch.logspace(-7, 0.5, 40, dtype=torch.float64)
@@ -59,6 +59,30 @@ def test_largest_positive_asks_seldom(name: str, most: float) -> None:
     counted = Counted(SHAPES[name], near)
     largest_positive(counted, torch.ones_like(near), 4.0, TOLERANCE)
     assert counted.asked <= most * len(near)  # halving an interval takes 12, as soon as there is one
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.9995])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
+def test_farther_goes_on_to_each_crossing(shape: Callable[[Tensor], Tensor], share: float) -> None:
+    counted, found = Counted(shape), share * ROOTS
+    result = farther(counted, found, torch.ones_like(ROOTS), 4.0, TOLERANCE)
+    assert torch.equal(result, counted.positive.maximum(found))
+    assert (result < ROOTS).all()
+    assert (result >= ROOTS * (1 - TOLERANCE)).all()
+
+
+def test_farther_asks_once_where_nothing_is_beyond() -> None:
+    near = torch.linspace(0.003, 0.8, 30, dtype=torch.float64)
+    counted, at_zero = Counted(SHAPES["line"], near), torch.ones_like(near)
+    at_zero[:10] = -1.0  # wrong without an attack: never asked
+    found = near * (1 - TOLERANCE / 2) * (at_zero > 0)
+    assert torch.equal(farther(counted, found, at_zero, 4.0, TOLERANCE), found)
+    assert counted.asked == 20
+    assert torch.equal(
+        farther(counted, torch.full_like(near, 4.0), at_zero, 4.0, TOLERANCE)[:1],
+        torch.tensor([4.0]).double(),
+    )
+    assert counted.asked == 20
 
 
 def test_largest_positive_of_a_function_that_never_crosses_is_the_farthest_point() -> None:

@@ -93,8 +93,20 @@ class Bounder:
                 f"linear bounds, of some {num:.0e} multiplications an image: ask for method linear"
             )
 
+    @property
+    def num_stages(self) -> int:
+        """How many methods are tried one after another."""
+        return len(self._stages)
+
     def margins(
-        self, model: nn.Module, images: Tensor, labels: Tensor, norm: float, epsilon: Tensor
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        norm: float,
+        epsilon: Tensor,
+        *,
+        most_stages: int | None = None,
     ) -> Tensor:
         """Lower bounds of the worst margins, minus infinity where there are none, (batch,).
 
@@ -104,10 +116,11 @@ class Bounder:
             labels: Integers (batch,).
             norm: 1, 2 or inf.
             epsilon: Tensor (batch,).
+            most_stages: So many methods alone are tried; all where None.
         """
         margins = images.new_full((len(images),), -math.inf)
         is_open = torch.ones_like(labels, dtype=torch.bool)
-        for stage in self._stages:
+        for stage in self._stages[:most_stages]:
             size = 1 if stage == "branch-and-bound" else max(1, int(is_open.sum()))
             pieces = (torch.split(part[is_open], size) for part in (images, labels, epsilon))
             parts = [self._bounds(stage, model, norm, *piece) for piece in zip(*pieces, strict=True)]

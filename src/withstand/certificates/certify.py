@@ -10,6 +10,7 @@ its own precision, gives another label.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from withstand.core.checks import as_batch, check_batch, require_at_least
 from withstand.core.contract import adapted, outside_inference_mode
 from withstand.core.float64_copy import batch_size_for, float64_copy, require_independence
 from withstand.core.numerics import numerics
-from withstand.core.roots import largest_positive
+from withstand.core.roots import farther, largest_positive
 from withstand.core.setting_rules import AT_LEAST_0, PROBABILITY, flag
 from withstand.core.wrappers import unwrapped_copy
 from withstand.domains import ProgramCache
@@ -169,10 +170,13 @@ class Certifier:
         at_zero = at_zero.where(surely_correct(self._given_logits(images), labels), -math.inf)
         farthest = norms.diameter(p, images.shape[1:].numel())
 
-        def margin(rows: Tensor, epsilon: Tensor) -> Tensor:
-            return self._margins(images[rows], labels[rows], p, epsilon)
+        def margin(rows: Tensor, epsilon: Tensor, *, most_stages: int | None = None) -> Tensor:
+            return self._margins(images[rows], labels[rows], p, epsilon, most_stages)
 
-        return largest_positive(margin, at_zero, farthest, tolerance)
+        radii = largest_positive(partial(margin, most_stages=1), at_zero, farthest, tolerance)
+        if self._bounder.num_stages == 1:
+            return radii
+        return farther(margin, radii, at_zero, farthest, tolerance)
 
     def _placed(self, images: Tensor, labels: Tensor) -> Batch:
         """A batch where the model is."""
@@ -193,12 +197,19 @@ class Certifier:
         name = str(torch.get_autocast_dtype(device) if is_cast else dtype).removeprefix("torch.")
         return f"{_AUTOCAST}{name}" if is_cast else name
 
-    def _margins(self, images: Tensor, labels: Tensor, norm: float, epsilons: Tensor) -> Tensor:
+    def _margins(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        norm: float,
+        epsilons: Tensor,
+        most_stages: int | None = None,
+    ) -> Tensor:
         """The worst margins (batch,) of images that were checked, each at its own epsilon."""
         parts = (torch.split(part, self._batch_size) for part in (images, labels, epsilons))
         with torch.no_grad(), numerics("fp32"):
             margins = [
-                self._bounder.margins(self._model, x.double(), y, norm, epsilon)
+                self._bounder.margins(self._model, x.double(), y, norm, epsilon, most_stages=most_stages)
                 for x, y, epsilon in zip(*parts, strict=True)
             ]
         return torch.cat(margins)

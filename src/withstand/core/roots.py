@@ -45,6 +45,39 @@ def largest_positive(
     return largest
 
 
+def farther(
+    value: Callable[[Tensor, Tensor], Tensor],
+    found: Tensor,
+    at_zero: Tensor,
+    farthest: float,
+    tolerance: float,
+) -> Tensor:
+    """``largest_positive`` of functions that are known to be positive at some points already.
+
+    Each is tried just beyond its point first; most often that is all.
+
+    Args:
+        value: As of ``largest_positive``.
+        found: A point of each at which its value is positive, or 0, (functions,).
+        at_zero: As of ``largest_positive``.
+        farthest: As of ``largest_positive``.
+        tolerance: As of ``largest_positive``.
+    """
+    rows = ((at_zero > 0) & (found < farthest)).nonzero().squeeze(1)
+    start, at_start = (found[rows] * (1 + tolerance)).clamp_max(farthest), at_zero[rows]
+    is_known = start > 0
+    if is_known.any():
+        at_start[is_known] = value(rows[is_known], start[is_known]).to(at_start.dtype)
+
+    def beyond(index: Tensor, more: Tensor) -> Tensor:
+        return value(rows[index], (start[index] + more).clamp_max(farthest))
+
+    more = largest_positive(beyond, at_start, farthest, tolerance)
+    result = found.clone()
+    result[rows] = torch.where(at_start > 0, (start + more).clamp_max(farthest), found[rows])
+    return result
+
+
 class _Search(NamedTuple):
     """Regula falsi with the Illinois rule.
 
