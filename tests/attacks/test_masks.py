@@ -134,6 +134,14 @@ def test_region_without_pixels_is_refused(allowed: Any) -> None:
         Region(allowed)
 
 
+@pytest.mark.parametrize("other", [math.nan, 0.5, -1, 2])
+def test_region_of_other_numbers_than_0_and_1_is_refused(other: float) -> None:
+    with pytest.raises(
+        ValueError, match=rf"with a 1 where a pixel may change and 0 elsewhere, but .* {other}"
+    ):
+        Region([[1, other]])
+
+
 def test_what_is_no_mask_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"Expected mask to be a mask, such as attacks\.Patch"):
         PGD(mask=torch.ones(4))  # type: ignore[arg-type]

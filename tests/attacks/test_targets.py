@@ -13,6 +13,7 @@ from typing_extensions import override
 from withstand.attacks import (
     PGD,
     cross_entropy,
+    dlr,
     kl_divergence,
     least_likely,
     margin,
@@ -114,5 +115,9 @@ def test_targets_that_are_no_classes_of_the_model_are_refused(wrong: int) -> Non
 def test_target_that_is_no_function_is_refused() -> None:
     with pytest.raises(TypeError, match=r"Expected target as a function of \(logits, labels\)"):
         PGD(target="least-likely")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"kl_divergence is of no class: leave the target out"):
-        PGD(loss=kl_divergence, target=least_likely)
+
+
+@pytest.mark.parametrize("loss", [kl_divergence, dlr])
+def test_target_of_a_loss_that_is_of_no_class_is_refused(loss: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{loss.__name__} is of no class: leave the target out"):
+        PGD(loss=loss, target=least_likely)

@@ -153,6 +153,17 @@ def test_trained_prior_says_what_it_lacks(tmp_path: Path) -> None:
         Variational(prior=TrainedPrior(str(tmp_path / "missing.safetensors"))).prepare(5)
 
 
+def test_trained_prior_reads_a_run_folder_and_takes_nothing_but_a_path(tmp_path: Path) -> None:
+    plain = network()
+    save_file(plain.state_dict(), tmp_path / "model.safetensors")
+    random = bayes.convert(plain, bayes.Posterior(initial_std=0.1))
+    prior = TrainedPrior(str(tmp_path), 0.1)
+    assert bayes.kl(random, prior).item() == pytest.approx(0, abs=1e-4)
+    for wrong in (None, plain):
+        with pytest.raises(TypeError, match=r"Expected weights as the path of a trained network"):
+            TrainedPrior(wrong)  # type: ignore[arg-type]
+
+
 def test_a_prior_takes_the_place_of_that_of_posteriors() -> None:
     random = bayes.convert(network(), bayes.Posterior(prior_std=0.7))
     torch.testing.assert_close(bayes.kl(random), bayes.kl(random, GaussianPrior(0.7)))

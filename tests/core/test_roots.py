@@ -64,9 +64,9 @@ def test_largest_positive_asks_seldom(name: str, most: float) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.9995])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
 def test_farther_goes_on_to_each_crossing(shape: Callable[[Tensor], Tensor], share: float) -> None:
-    counted, found = Counted(shape), share * ROOTS
-    result = farther(counted, found, torch.ones_like(ROOTS), 4.0, TOLERANCE)
-    assert torch.equal(result, counted.positive.maximum(found))
+    counted, reached = Counted(shape), share * ROOTS
+    result = farther(counted, reached, torch.ones_like(ROOTS), 4.0, TOLERANCE)
+    assert torch.equal(result, counted.positive.maximum(reached))
     assert (result < ROOTS).all()
     assert (result >= ROOTS * (1 - TOLERANCE)).all()
 
@@ -75,8 +75,8 @@ def test_farther_asks_once_where_nothing_is_beyond() -> None:
     near = torch.linspace(0.003, 0.8, 30, dtype=torch.float64)
     counted, at_zero = Counted(SHAPES["line"], near), torch.ones_like(near)
     at_zero[:10] = -1.0  # wrong without an attack: never asked
-    found = near * (1 - TOLERANCE / 2) * (at_zero > 0)
-    assert torch.equal(farther(counted, found, at_zero, 4.0, TOLERANCE), found)
+    reached = near * (1 - TOLERANCE / 2) * (at_zero > 0)
+    assert torch.equal(farther(counted, reached, at_zero, 4.0, TOLERANCE), reached)
     assert counted.asked == 20
     assert torch.equal(
         farther(counted, torch.full_like(near, 4.0), at_zero, 4.0, TOLERANCE)[:1],

@@ -25,6 +25,7 @@ from withstand.models import MinMax, load_weights
 from withstand.objectives import (
     Adversarial,
     BoostedCrossEntropy,
+    CappedCrossEntropy,
     Certified,
     CrossEntropy,
     SymmetricCrossEntropy,
@@ -603,3 +604,17 @@ def test_certified_training_resumed_refuses_another_objective(
 def test_certified_refuses_settings_out_of_range(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Certified(**{"norm": 2.0, "epsilon": 0.1, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        ("CappedCrossEntropy", "'CappedCrossEntropy'"),
+        (CappedCrossEntropy, r"the class itself: write CappedCr"),
+    ],
+)
+def test_certified_refuses_what_is_no_loss_of_worst_logits(loss: Any, words: str) -> None:
+    with pytest.raises(
+        TypeError, match=rf"Expected loss to be a loss of the worst logits, .*but got {words}"
+    ):
+        Certified(2, 0.1, loss=loss)

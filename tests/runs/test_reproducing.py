@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 import withstand as ws
 from withstand.cli import main
@@ -123,6 +124,21 @@ def test_the_kept_recipe_is_run_where_its_command_cannot_be_read(
         plan(here / "results", "set/small")
     assert main(["reproduce"]) == 2
     assert "1 of 1 could not be reproduced: set/small" in " ".join(capsys.readouterr().err.split())
+
+
+def test_runs_made_in_python_are_passed_over_and_the_cost_of_several_is_said(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = here / "results" / "set"
+    for other in ("again", "python", "arrays"):
+        shutil.copytree(folder / "small", folder / other)
+    for name, change in (("python", {"unspelled": ["objective"]}), ("arrays", {"data": {"name": None}})):
+        file = folder / name / "recipe.yaml"
+        file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **change}))
+    shown = said(capsys, "--check")
+    assert "set/python: made in Python of objective that no recipe spells; not by this command" in shown
+    assert "set/arrays: made in Python of data that no recipe spells; not by this command" in shown
+    assert re.search(r"2 of 2 have to be run anew; when they were kept, they took [\d.]+ \w+", shown)
 
 
 def test_names_are_of_runs_or_of_folders_with_runs(here: Path) -> None:

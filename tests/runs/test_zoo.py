@@ -136,6 +136,38 @@ def test_a_copy_goes_to_out_and_not_into_another_run(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("here")
+def test_a_copy_of_which_nothing_was_measured_yet_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    failed(capsys, "certify", PROVEN, "--norm=2", "--epsilons=[-0.1]")
+    assert Path("runs", PROVEN).is_dir()
+    model = ws.load(PROVEN)
+    assert "Nothing was measured of this model yet" in str(model.card)
+    assert main(["certify", PROVEN, "--num_examples=5", "--epsilons=[0.5]"]) == 0
+    assert "## " in str(ws.load(PROVEN).card)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_folder_without_a_run_hides_no_net(capsys: pytest.CaptureFixture[str]) -> None:
+    Path(PLAIN).mkdir()
+    Path(PLAIN, "notes.txt").touch()
+    assert isinstance(ws.load(PLAIN), torch.nn.Module)
+    assert main(["attack", PLAIN, "--epsilon=0.1", "--num_steps=2", "--num_examples=4"]) == 0
+    assert f"zoo: {PLAIN} is copied to runs/{PLAIN}" in capsys.readouterr().out
+    Path("empty").mkdir()
+    with pytest.raises(ws.RunFolderError, match="empty"):
+        ws.load("empty")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_net_takes_no_weights_and_no_data_but_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ws.ModelError, match="weights of its own: leave weights out"):
+        ws.load(PLAIN, weights="mine.pt")
+    with pytest.raises(ws.ModelError, match="knows what it was trained on: leave dataset out"):
+        ws.load(PLAIN, dataset="mnist")
+    text = failed(capsys, "evaluate", "mnist-l2-1.58", "--data.name=digits", "--evaluation.num_examples=4")
+    assert "runs/mnist-l2-1.58 is of mnist, not digits: to measure it there, name --data.root, too." in text
+
+
+@pytest.mark.usefixtures("here")
 def test_export_reads_a_net_where_it_lies() -> None:
     pytest.importorskip("onnxscript")
     assert main(["export", PLAIN]) == 0

@@ -129,13 +129,13 @@ class Region(Mask):
     """Pixels in any arrangement.
 
     Args:
-        allowed: An array or nested list, not 0 where pixels may change, of the shape of an image or of its
-            last dimensions, such as (height, width) for all channels alike; or the path of such an array
-            as ``numpy.save`` writes it, which is read here.
+        allowed: An array or nested list, 1 where pixels may change and 0 elsewhere, of the shape of an image
+            or of its last dimensions, such as (height, width) for all channels alike; or the path of such an
+            array as ``numpy.save`` writes it, which is read here.
 
     Raises:
         DataError: the file cannot be read.
-        ValueError: it is no array of numbers, or no pixel may change.
+        ValueError: it is no array of zeros and ones, or no pixel may change.
     """
 
     allowed: Any
@@ -147,6 +147,11 @@ class Region(Mask):
             raise ValueError(
                 "Expected allowed as an array in the shape of an image, with a 1 where a pixel may change, "
                 f"at least one of them, but got {array.dtype} {array.shape}."
+            )
+        if others := array[(array != 0) & (array != 1)].tolist():
+            raise ValueError(
+                "Expected allowed with a 1 where a pixel may change and 0 elsewhere, but got an array with "
+                f"{others[0]}."
             )
         object.__setattr__(self, "allowed", array != 0)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.attacks.attack import Attack
-from withstand.attacks.losses import a_loss, cross_entropy, kl_divergence, name_of, one_an_example
+from withstand.attacks.losses import a_loss, cross_entropy, dlr, kl_divergence, name_of, one_an_example
 from withstand.attacks.masks import Mask, a_mask
 from withstand.attacks.targets import a_target, targets_of
 from withstand.attacks.worst import ON_TARGET, WRONG, Worst, ranks
@@ -79,7 +79,7 @@ class PGD(Attack):
             largest loss alone.
 
     Raises:
-        ValueError: a setting is out of its range, or ``kl_divergence`` has no random start, or a target.
+        ValueError: a setting is out of its range, or does not go with ``loss``.
     """
 
     norm: float = math.inf
@@ -116,8 +116,8 @@ class PGD(Attack):
             raise ValueError(
                 "The gradient of kl_divergence is zero at the image itself: set random_start=True."
             )
-        if self.loss is kl_divergence and self.target is not None:
-            raise ValueError("kl_divergence is of no class: leave the target out, or take cross_entropy.")
+        if self.loss in (kl_divergence, dlr) and self.target is not None:
+            raise ValueError(f"{self.loss.__name__} is of no class: leave the target out, or take margin.")
 
     @override
     def perturb(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
@@ -18,7 +19,7 @@ from typing_extensions import override
 
 from withstand.bayes.posterior import Normal, divergence
 from withstand.core.setting_rules import AT_LEAST_0, POSITIVE, PROBABILITY, instance_of, optional, settle
-from withstand.models.weight_files import read_weights
+from withstand.models.weight_files import read_weights, weights_file
 from withstand.moments.normal import ROOT_HALF, ROOT_TWO_PI, pdf
 from withstand.operators import Buffers
 from withstand.types import ModelError
@@ -154,17 +155,24 @@ class TrainedPrior(Prior):
     The deviation of an entry is ``relative`` times its magnitude, and at least ``std``.
 
     Args:
-        weights: A ``.safetensors`` or state-dict file of the plain network, as ``model.bayes.means`` has it.
+        weights: A ``.safetensors`` or state-dict file of the plain network, as ``model.bayes.means`` has it,
+            or a run folder.
         std: The smallest deviation, positive.
         relative: Of the magnitude of each weight, at least 0.
 
     Raises:
+        TypeError: ``weights`` is no path.
         ValueError: a number is out of its range.
     """
 
     def __init__(self, weights: str, std: float = 0.1, relative: float = 0.0) -> None:
         super().__init__()
-        self.weights, self.std, self.relative = weights, std, relative
+        if not isinstance(weights, str | os.PathLike):
+            raise TypeError(
+                "Expected weights as the path of a trained network, such as runs/plain/model.safetensors, "
+                f"but got {type(weights).__name__}."
+            )
+        self.weights, self.std, self.relative = os.fspath(weights), std, relative
         settle(self, std=POSITIVE, relative=AT_LEAST_0)
         self.means = Buffers()
 
@@ -176,7 +184,7 @@ class TrainedPrior(Prior):
             ModelError: the file is missing, damaged or of another kind.
         """
         if not len(self.means):
-            for name, value in read_weights(Path(self.weights).expanduser()).items():
+            for name, value in read_weights(weights_file(Path(self.weights).expanduser())).items():
                 self.means.put(name, value)
 
     @override

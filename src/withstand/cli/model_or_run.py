@@ -14,7 +14,7 @@ from withstand.cli.terminal import ERRORS, OUTPUT
 from withstand.core import processes
 from withstand.core.run_folder import RunFolder
 from withstand.core.suggest import nearest
-from withstand.core.zoo import zoo_nets
+from withstand.core.zoo import is_run, zoo_nets
 from withstand.models import MODEL_NAMES
 from withstand.models.hosted import is_hosted
 from withstand.runs.adoption import adopt_model, adopt_net, folder_name
@@ -158,7 +158,7 @@ def with_own_folder(name: str, options: Sequence[str], doing: str) -> tuple[str,
     Raises:
         RunFolderError: the net's files are damaged, or the folder holds another run.
     """
-    net = None if Path(name).is_dir() else zoo_nets().get(name)
+    net = None if is_run(Path(name)) else zoo_nets().get(name)
     if net is None:
         return name, list(options)
     outs = [option.removeprefix(_OUT) for option in options if option.startswith(_OUT)]

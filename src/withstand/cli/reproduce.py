@@ -6,6 +6,7 @@ import runpy
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -22,7 +23,7 @@ from withstand.reporting.find import find_runs
 from withstand.reporting.formatting import as_published, budget, duration, interval
 from withstand.reporting.read import read_run
 from withstand.results.measurements import Measurement
-from withstand.runs.reproducing import Plan, keep, names_of, plan
+from withstand.runs.reproducing import Plan, keep, made_in_python, names_of, plan
 from withstand.types import RunFolderError, WithstandError
 
 _CHECKOUT = Path(__file__).parents[3]  # of this package, where it was not installed as a wheel
@@ -40,13 +41,25 @@ def reproduce(arguments: Sequence[str]) -> None:
     names = names_of(results, values.names)
     if not values.names:
         _say_others(results)
-    failed, has_changed = [], False
+    plans: list[Plan] = []
+    failed: list[str] = []
+    has_changed = False
     for name in names:
-        try:
-            has_changed |= _one(plan(results, name, data_root=values.data.root), values)
-        except WithstandError as error:
-            failed.append(name)
-            ERRORS.print(f"{name}: {error}", style="bold red", soft_wrap=True)
+        with _failing_alone(name, failed):
+            if why := made_in_python(results, name):
+                OUTPUT.print(f"{name}: {why}; not by this command", soft_wrap=True)
+            else:
+                plans.append(plan(results, name, data_root=values.data.root))
+    if len(plans) > 1:
+        due = [what for what in plans if what.reasons or values.again]
+        took = duration(sum(what.former_seconds for what in due))
+        OUTPUT.print(
+            f"{len(due)} of {len(plans)} have to be run anew; when they were kept, they took {took}",
+            soft_wrap=True,
+        )
+    for what in plans:
+        with _failing_alone(what.name, failed):
+            has_changed |= _one(what, values)
     if has_changed and results.resolve() == _CHECKOUT / "results" and _PAGES.is_file():
         runpy.run_path(str(_PAGES), run_name="__main__")
         OUTPUT.print("docs: written anew from results/")
@@ -55,6 +68,16 @@ def reproduce(arguments: Sequence[str]) -> None:
             f"{len(failed)} of {len(names)} could not be reproduced: {', '.join(failed)}. The same command "
             "tries them again."
         )
+
+
+@contextmanager
+def _failing_alone(name: str, failed: list[str]) -> Iterator[None]:
+    """Prints an error of a run and notes its name, so that the others go on."""
+    try:
+        yield
+    except WithstandError as error:
+        failed.append(name)
+        ERRORS.print(f"{name}: {error}", style="bold red", soft_wrap=True)
 
 
 def _parser() -> ArgumentParser:

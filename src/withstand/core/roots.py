@@ -47,7 +47,7 @@ def largest_positive(
 
 def farther(
     value: Callable[[Tensor, Tensor], Tensor],
-    found: Tensor,
+    reached: Tensor,
     at_zero: Tensor,
     farthest: float,
     tolerance: float,
@@ -58,13 +58,13 @@ def farther(
 
     Args:
         value: As of ``largest_positive``.
-        found: A point of each at which its value is positive, or 0, (functions,).
+        reached: A point of each at which its value is positive, or 0, (functions,).
         at_zero: As of ``largest_positive``.
         farthest: As of ``largest_positive``.
         tolerance: As of ``largest_positive``.
     """
-    rows = ((at_zero > 0) & (found < farthest)).nonzero().squeeze(1)
-    start, at_start = (found[rows] * (1 + tolerance)).clamp_max(farthest), at_zero[rows]
+    rows = ((at_zero > 0) & (reached < farthest)).nonzero().squeeze(1)
+    start, at_start = (reached[rows] * (1 + tolerance)).clamp_max(farthest), at_zero[rows]
     is_known = start > 0
     if is_known.any():
         at_start[is_known] = value(rows[is_known], start[is_known]).to(at_start.dtype)
@@ -73,8 +73,8 @@ def farther(
         return value(rows[index], (start[index] + more).clamp_max(farthest))
 
     more = largest_positive(beyond, at_start, farthest, tolerance)
-    result = found.clone()
-    result[rows] = torch.where(at_start > 0, (start + more).clamp_max(farthest), found[rows])
+    result = reached.clone()
+    result[rows] = torch.where(at_start > 0, (start + more).clamp_max(farthest), reached[rows])
     return result
 
 

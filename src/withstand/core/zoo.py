@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from withstand.core.run_folder import RunFolder
 from withstand.types import RunFolderError
 
 HOME = Path(__file__).parents[1] / "zoo"
@@ -80,8 +81,15 @@ def _read(file: Path) -> ZooNet:
         ) from error
 
 
+def is_run(path: Path) -> bool:
+    """Whether a path is a file, or a folder with a run in it; any other folder hides no net of its name."""
+    run = RunFolder(path)
+    files = (run.recipe, run.model_spec, run.metrics, run.train_log)
+    return path.is_file() or any(file.exists() for file in files)
+
+
 def run_path(name: str) -> Path:
-    """The folder that a name leads to: its own path where there is one, or that of a net of the zoo, whole.
+    """The folder that a name leads to: its own path, or, where no run is there, that of a net of the zoo.
 
     Args:
         name: A path, or the name of a net.
@@ -89,7 +97,7 @@ def run_path(name: str) -> Path:
     Raises:
         RunFolderError: the net's files are damaged.
     """
-    net = None if Path(name).exists() else zoo_nets().get(name)
+    net = None if is_run(Path(name)) else zoo_nets().get(name)
     if net is None:
         return Path(name)
     net.require_whole()

@@ -15,7 +15,7 @@ from withstand.core.answers import is_correct
 from withstand.core.modes import differs_in_training, eval_mode, has_spectral_norm_hook
 from withstand.core.numerics import without_autocast
 from withstand.core.schedules import Schedule, Slowed, scheduled, slower, value_at
-from withstand.core.setting_rules import AT_LEAST_0, SHARE, flag, settle
+from withstand.core.setting_rules import AT_LEAST_0, SHARE, flag, instance_of, settle
 from withstand.core.wrappers import eager, unwrapped
 from withstand.domains import (
     Ball,
@@ -38,6 +38,7 @@ from withstand.types import LossTerms, ModelError
 CLEAN_TERM = "clean"
 CLEAN_ACCURACY_TERM = "clean_accuracy"
 
+_a_loss = instance_of(WorstLoss, "a loss of the worst logits, such as CappedCrossEntropy()")
 _NEWTON_STEPS = 3  # the bound is sound after any number; three come within 1e-4 of exact
 
 
@@ -102,7 +103,7 @@ class Certified(Objective):
         self.operator_norms = PowerIteration(num_power_iterations)
         self._programs = ProgramCache()
         shares = dict.fromkeys(("kappa", "mix"), scheduled(SHARE))
-        settle(self, epsilon=scheduled(AT_LEAST_0), **shares, clip=flag, batch_statistics=flag)
+        settle(self, epsilon=scheduled(AT_LEAST_0), loss=_a_loss, **shares, clip=flag, batch_statistics=flag)
         if domain != "linear" and self.mix != 1:
             raise ValueError(f"mix needs domain='linear', but got mix {self.mix} and domain {domain!r}.")
         norms.warn_beyond_range(self.norm, value_at(self.epsilon))

@@ -53,6 +53,12 @@ class Plan:
     made_by: Mapping[str, str]
     reasons: Sequence[str]
 
+    @property
+    def former_seconds(self) -> float:
+        """What the kept run took to train and measure, as far as it is known."""
+        cost = self.kept.read_json(self.kept.environment).get("cost") or {}
+        return sum(float(cost.get(f"{what}_seconds") or 0) for what in ("train", "evaluate"))
+
     def run_in(self, runs: Path) -> RunFolder:
         """The run folder to train and measure in, the same as long as nothing that it depends on changes."""
         key = digest_of(dict(self.made_by), _trained(self.parsed))[:8]
@@ -86,6 +92,24 @@ def names_of(results: Path, chosen: Sequence[str]) -> list[str]:
     return [name for name in every if any(f"{name}/".startswith(f"{part}/") for part in chosen)]
 
 
+def made_in_python(results: Path, name: str) -> str:
+    """Why a kept run is none that a recipe can run anew, in words; empty where it is one.
+
+    Args:
+        results: The folder of all results.
+        name: Of the run's folder in it.
+
+    Raises:
+        WithstandError: its recipe is missing or damaged.
+    """
+    kept = RunFolder.at(results / name)
+    recipe = load_yaml(kept.text_of(kept.recipe))
+    unsaid = list(recipe.get("unspelled") or [])
+    if (recipe.get("data") or {}).get("name") is None:
+        unsaid.insert(0, "data")
+    return f"made in Python of {' and '.join(unsaid)} that no recipe spells" if unsaid else ""
+
+
 def plan(results: Path, name: str, *, data_root: str | None = None) -> Plan:
     """Whether a kept run has to be run anew, and how.
 
@@ -113,7 +137,9 @@ def plan(results: Path, name: str, *, data_root: str | None = None) -> Plan:
     }
     noted = kept.read_json(kept.environment).get(_NOTE)
     if not isinstance(noted, dict):
-        return Plan(name, kept, parsed, command, made_by, ["not reproduced before"])
+        commit = str(kept.read_json(kept.environment).get("git_commit") or "")[:8]
+        made_at = f", kept at commit {commit}" if commit else ""
+        return Plan(name, kept, parsed, command, made_by, [f"not reproduced before{made_at}"])
     # Both as this version reads them: a setting that is new has its default in either.
     is_other = _trained(parse_recipe(kept.recipe)) != _trained(parsed)
     changed = ["other recipe"] * is_other + [

@@ -285,16 +285,16 @@ def require_same_data(run: RunFolder, dataset: Dataset, *, are_named: bool) -> N
     if then in (None, dataset.fingerprint) or (are_named and noted.get("test_data") == digest(dataset.test)):
         return
     if are_named:
-        _logger.warning(
-            "The data that --data.name or --data.root leads to are not those that %s was trained on.",
-            run.path,
-        )
+        words = "The data that --data.name or --data.root leads to are not those that %s was trained on."
+        _logger.warning(words, run.path)
         return
+    name, of = dataset.info.name, run.read_json(run.model_spec).get("info", {}).get("name")
+    if of not in (None, name):
+        raise DataError(f"{run.path} is of {of}, not {name}: to measure it there, name --data.root, too.")
     raise DataError(
-        f"The data {dataset.info.name} have changed since {run.path} was begun: images, labels or the order "
-        f"of classes are others (fingerprint {then[:16]} then, {dataset.fingerprint[:16]} now). Restore them "
-        "to go on, or train again into another --out. To measure the changed ones on purpose, name where "
-        "they lie by --data.root=PATH."
+        f"The data {name} have changed since {run.path} was begun: images, labels or the order of classes "
+        f"are others (fingerprint {then[:16]} then, {dataset.fingerprint[:16]} now). Restore them to go on, "
+        "or train again into another --out. To measure the changed ones on purpose, name --data.root=PATH."
     )
 
 

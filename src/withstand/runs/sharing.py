@@ -14,11 +14,11 @@ from withstand import models
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.run_folder import RUN_FILES, RunFolder
 from withstand.core.suggest import nearest
-from withstand.core.zoo import HOME, run_path, zoo_nets
+from withstand.core.zoo import HOME, is_run, run_path, zoo_nets
 from withstand.models.hosted import is_onnx
 from withstand.reporting.card import model_card
 from withstand.runs.loading import load_run
-from withstand.types import ModelError, RunFolderError
+from withstand.types import ModelCard, ModelError, RunFolderError
 
 _HUB = "hub:"
 _CARD = "README.md"
@@ -55,6 +55,8 @@ def load(
         RunFolderError: the folder holds no model, is damaged, or brings code that is not trusted.
     """
     name = str(source)
+    if weights is not None and name in zoo_nets():
+        raise ModelError(f"{name} is a net of the zoo, with weights of its own: leave weights out.")
     if is_onnx(name) and weights is None and not Path(name).is_dir():
         return models.create(name, dataset=dataset).eval()
     if weights is not None:
@@ -72,6 +74,8 @@ def load(
             "file net.onnx, or the name of a model with its weights: ws.load(NAME, weights=FILE, "
             "dataset=DATA)."
         )
+    if dataset is not None:
+        raise ModelError(f"{run} knows what it was trained on: leave dataset out.")
     return _with_card(run, name if run.parent == HOME else str(run))
 
 
@@ -145,18 +149,19 @@ def run_folder(name: str) -> Path | None:
     Raises:
         RunFolderError: the files of a net of the zoo are damaged.
     """
-    places = (Path(name), Path("runs") / name)
-    return next((folder for folder in places if folder.is_dir()), None) or _of_zoo(name)
-
-
-def _of_zoo(name: str) -> Path | None:
-    folder = run_path(name)
-    return folder if folder.is_dir() else None
+    places = [folder for folder in (Path(name), Path("runs") / name) if folder.is_dir()]
+    runs = [folder for folder in places if is_run(folder)]
+    if runs or name not in zoo_nets():
+        return next(iter([*runs, *places]), None)  # of a folder without a run it is said what it lacks
+    return run_path(name)
 
 
 def _with_card(folder: Path, source: str) -> nn.Module:
     model = load_run(folder)
-    model.card = model_card(folder, source=source)  # type: ignore[assignment]  # an attribute, no layer
+    run = RunFolder(folder)
+    is_known = run.metrics.exists() or run.train_log.exists()  # else adopted, and not measured yet
+    unknown = ModelCard(f"Nothing was measured of this model yet: `withstand evaluate {folder}`.\n")
+    model.card = model_card(folder, source=source) if is_known else unknown  # type: ignore[assignment]
     return model
 
 
