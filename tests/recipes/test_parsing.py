@@ -399,6 +399,21 @@ def test_meters_that_were_added_are_set_and_the_others_stay(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--objective.loss=CrossEntropy", r"objective\.loss: the class 'CrossEntropy' is of another kind"),
+        ("--objective.loss=CappedCrosEntropy", r"no class .*Did you mean 'CappedCrossEntropy'"),
+        ("--objective.loss=Adversarial", r"the class 'Adversarial' is of another kind"),
+        ("--training.average=0.99", r"training\.average: expected \{name: value, …\}, but got 0\.99"),
+        ("--training.average=true", r"training\.average: expected \{name: value, …\}, but got true"),
+    ],
+)
+def test_what_is_of_another_kind_is_said_to_be(option: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(find_recipe("digits-certified"), [option])
+
+
+@pytest.mark.parametrize(
     ("meter", "message"),
     [
         ("Suit", r"evaluation\.meters.*no class 'Suit'\. Did you mean 'Suite'"),

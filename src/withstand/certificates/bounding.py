@@ -49,7 +49,7 @@ _STAGES: Final[Mapping[Method, Sequence[Method]]] = MappingProxyType(
 def require_method(method: str) -> None:
     """Accepts a method of ``METHODS``, and says which there are where it is none."""
     if method not in METHODS:
-        raise ValueError(f"Expected a method of a certificate, one of {', '.join(METHODS)}, got {method!r}.")
+        raise ValueError(f"Expected a method of {', '.join(METHODS)}, but got {method!r}.")
 
 
 class Bounder:

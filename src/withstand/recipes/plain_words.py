@@ -24,6 +24,8 @@ _REPLACED = [
         (r"<class '(?:list|tuple|collections\.abc\.Sequence)'>", "list in brackets"),
         (r"Unable to load config ['\"](.*?)['\"].*$", r"Expected {name: value, …}, but got \1"),
         (r" - Unexpected import path format: (.*)$", r", but got \1"),
+        (r"^Unexpected import path format: (.*)$", r"Expected {name: value, …}, but got \1"),
+        (r"There is no class '(true|false)'", r"Expected {name: value, …}, but got \1"),
         (r"Expected a dot import path string: (\S+?)\.?$", r"There is no class '\1'."),
         (r"\.? Got value: ?(.*)$", r", but got \1"),
         (r"(Expected a [\w ]+) - There is no class '(.*?)'\.", r"\1, but got \2."),
@@ -90,6 +92,8 @@ def _nearest_class(unknown: re.Match[str]) -> str:
     names = [
         cls.__name__ for cls in _classes() if not (inspect.isabstract(cls) or cls.__name__.startswith("_"))
     ]
+    if unknown[1] in names:
+        return f"The class {unknown[1]!r} is of another kind."
     near = difflib.get_close_matches(unknown[1], names, n=1, cutoff=0.7)
     return f"There is no class {unknown[1]!r}.{f' Did you mean {near[0]!r}?' if near else ''}"
 
@@ -104,20 +108,21 @@ def _classes() -> Iterator[type]:
     """Every class that a recipe can name, and those they come from."""
     from torch.optim import SGD, Adam
 
-    from withstand.attacks import Attack
+    from withstand.attacks import Attack, Mask
     from withstand.bayes import Posterior, Prior
     from withstand.constraints import Constraint
     from withstand.core.schedules import Schedule
     from withstand.data import Deform
     from withstand.evaluation import Meter, Sampling
     from withstand.loss.terms import Objective
+    from withstand.objectives.worst_losses import WorstLoss
     from withstand.recipes.schema import BayesSettings
     from withstand.training import Plateau, Rollback, WeightAverage
     from withstand.training.measure import Measure
 
     pending: list[type] = [
         *(Objective, Attack, Constraint, Measure, Meter, Schedule, Posterior, BayesSettings, Prior),
-        *(Sampling, Deform, Plateau, Rollback, WeightAverage, SGD, Adam),
+        *(Sampling, Deform, Plateau, Rollback, WeightAverage, WorstLoss, Mask, SGD, Adam),
     ]
     while pending:
         cls = pending.pop()
