@@ -62,8 +62,8 @@ class Request:
     Args:
         norm: 1, 2 or inf.
         epsilons: Budgets in [0, 1] units, such as [0.5, 1.58] or [8/255].
-        method: The domain to bound with, best by default; several, such as box_ball,linear, are measured
-            beside each other.
+        method: The domain to bound with, best where neither evaluation nor recipe certifies; several, such as
+            box_ball,linear, are measured beside each other.
         clip: Whether the attacker stays in [0, 1].
         radius: Compute the largest certified epsilon of each example, too.
         timeout: Seconds an example, at each epsilon, that branch-and-bound may take.
