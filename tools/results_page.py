@@ -18,6 +18,7 @@ import json
 import re
 import statistics
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,8 @@ def measured(run: Path, what: str) -> float:
     for condition in conditions:
         if condition in ("linf", "l2"):
             rows = rows[rows["norm"] == condition[1:]]
-        elif re.fullmatch(r"[\d.]+", condition):
-            rows = rows[(rows["level"] - float(condition)).abs() < 1e-9]
+        elif re.fullmatch(r"[\d.]+(/\d+)?", condition):
+            rows = rows[(rows["level"] - float(Fraction(condition))).abs() < 1e-9]
         else:
             rows = rows[rows["by"] == condition]
     if rows.empty:
