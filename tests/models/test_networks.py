@@ -18,6 +18,7 @@ USUAL: dict[str, Shape] = {
     "mlp": GREY,
     "lenet": GREY,
     "cnn-small": GREY,
+    "cnn-medium": GREY,
     "cnn-4c3f": GREY,
     "cnn-6c2f": COLOUR,
     "cnn-8c2f": (3, 64, 64),
@@ -76,6 +77,7 @@ def test_network_names_are_all_tested_here() -> None:
         ("lenet", COLOUR, [(4096, 1024), (1024, 10)]),
         ("cnn-small", GREY, [(1568, 100), (100, 10)]),
         ("cnn-small", COLOUR, [(2048, 100), (100, 10)]),
+        ("cnn-medium", GREY, [(3136, 512), (512, 10)]),
         ("cnn-4c3f", GREY, [(3136, 512), (512, 512), (512, 10)]),
         ("cnn-4c3f", COLOUR, [(4096, 512), (512, 512), (512, 10)]),
         ("cnn-6c2f", COLOUR, [(4096, 512), (512, 10)]),
@@ -105,6 +107,7 @@ def test_network_linear_layers_are_as_wide_as_published(
         ("mlp", GREY, {"hidden": []}, 7850),
         ("lenet", GREY, {}, conv(1, 32, 5) + conv(32, 64, 5) + dense(3136, 1024, 10)),
         ("cnn-small", GREY, {}, 166_406),
+        ("cnn-medium", GREY, {}, conv(1, 32, 4) + conv(32, 64, 4) + dense(3136, 512, 10)),
         ("cnn-4c3f", GREY, {}, 1_974_762),
         ("cnn-6c2f", COLOUR, {}, chain(3, 3, 32, 32) + conv(32, 32, 4) + chain(3, 32, 64, 64)
          + conv(64, 64, 4) + dense(4096, 512, 10)),

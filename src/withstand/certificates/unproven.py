@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.attacks.attack import Attack, WrappedAttack
+from withstand.bayes.layer import require_certain
 from withstand.certificates.bounding import Method, require_method
 from withstand.certificates.certify import Certifier
 from withstand.domains.sets.input_sets import certified_norm
-from withstand.types import ModelError
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Unproven(WrappedAttack):
 
     Raises:
         ValueError: there is no such method, or the attack's norm is none that is certified.
+        ModelError: when called: the model has random weights, or bounds cannot be had for it.
     """
 
     attack: Attack
@@ -42,16 +43,10 @@ class Unproven(WrappedAttack):
         require_method(self.method)
 
     @override
-    def for_random_answers(self) -> Self:
-        raise ModelError(
-            "The model draws its answers, and nothing is proven of drawn answers. Attack all images: give "
-            "the attack itself in the place of Unproven, and a suite without unless_proven."
-        )
-
-    @override
     def perturb(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> Tensor:
+        require_certain(model, to="prove what need not be attacked")
         norm, epsilon = certified_norm("norm", self.norm), self.epsilon_at(progress)
         certifier = Certifier(model, method=self.method)
         is_open = ~certifier.certify(images, labels, norm=norm, epsilon=epsilon).certified

@@ -13,7 +13,7 @@ from torch import nn
 
 from withstand import bayes, data, models
 from withstand.constraints import PARAMETRIZATIONS
-from withstand.core.dataset_info import DatasetInfo
+from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
 from withstand.core.flat import flat
 from withstand.core.made import Made
 from withstand.core.network import changes, describe, in_words
@@ -289,7 +289,7 @@ def require_same_data(run: RunFolder, dataset: Dataset, *, are_named: bool) -> N
         _logger.warning(words, run.path)
         return
     name, of = dataset.info.name, run.read_json(run.model_spec).get("info", {}).get("name")
-    if of not in (None, name):
+    if of != name and {of, name} <= set(KNOWN_DATASETS):
         raise DataError(f"{run.path} is of {of}, not {name}: to measure it there, name --data.root, too.")
     raise DataError(
         f"The data {name} have changed since {run.path} was begun: images, labels or the order of classes "

@@ -22,6 +22,7 @@ from withstand.domains.sets.input_sets import certified_norm
 from withstand.evaluation.meter import Meter, Needs, Sources
 from withstand.evaluation.meters.gradient_checks import LargeEpsilon, VanishingGradients
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, budgets, warn_beyond_range
+from withstand.types import ModelError
 
 _logger = logging.getLogger(__name__)
 
@@ -135,6 +136,11 @@ class Suite(Meter):
     def attack_plans(self, info: DatasetInfo, *, is_random: bool) -> list[AttackPlan]:
         attacks: Sequence[Attack] = self._attacks(info, is_random=is_random)
         if self.unless_proven is not None:
+            if is_random:
+                raise ModelError(
+                    "The model draws its answers, and nothing is proven of drawn answers: leave unless_proven "
+                    "out."
+                )
             attacks = [Unproven(attack, self.unless_proven) for attack in attacks]
         return _plans(attacks, self.epsilons, is_random=is_random)
 
