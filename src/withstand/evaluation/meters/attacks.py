@@ -138,8 +138,8 @@ class Suite(Meter):
         if self.unless_proven is not None:
             if is_random:
                 raise ModelError(
-                    "The model draws its answers, and nothing is proven of drawn answers: leave unless_proven "
-                    "out."
+                    "The model draws its answers, and nothing is proven of drawn answers: "
+                    "leave unless_proven out."
                 )
             attacks = [Unproven(attack, self.unless_proven) for attack in attacks]
         return _plans(attacks, self.epsilons, is_random=is_random)
