@@ -296,6 +296,9 @@ def test_best_epoch_of_a_smaller_epsilon_is_told() -> None:
     assert "epoch 1, trained at epsilon 0.1, and the last was trained at 0.3" in early_best(grows)
     texts: list[Row] = [{name: str(value) for name, value in row.items()} for row in grows]
     assert early_best(texts) == early_best(grows)
+    warmed_up = _log((0.0, 0.9, 0), (0.3, 0.7, 0))
+    assert "epoch 1, trained at epsilon 0, and the last was trained at 0.3" in early_best(warmed_up)
+    assert early_best([{name: row[name] for name in row if name != "collapsed"} for row in grows])
     collapsed_first = _log((0.1, 0.9, 1), (0.2, 0.8, 0), (0.3, 0.7, 0))
     assert "epoch 2, trained at epsilon 0.2" in early_best(collapsed_first)
 

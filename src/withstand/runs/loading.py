@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -130,12 +130,13 @@ def weights_file(run: RunFolder, recipe: Recipe) -> Path:
     """
     remedy = f"withstand train {run.recipe} --out={run.path}"
     if recipe.evaluation.weights == "best" and run.is_trained():
-        if run.train_log.exists() and (early := early_best(rows_of(run))):
-            _logger.warning(
-                "%s The weights of the last epoch are measured with --evaluation.weights=last; a training "
-                "with training.selection, an attack, chooses its best epoch under that.",
-                early,
-            )
+        with suppress(TypeError, ValueError, RunFolderError):  # of a damaged log, which needs no weights
+            if run.train_log.exists() and (early := early_best(rows_of(run))):
+                _logger.warning(
+                    "%s The weights of the last epoch are measured with --evaluation.weights=last; a "
+                    "training with training.selection, an attack, chooses its best epoch under that.",
+                    early,
+                )
         return run.require(run.best_weights, remedy)
     return run.require(run.last_weights, remedy)  # written when training has come to its end
 

@@ -161,7 +161,8 @@ def _with_card(folder: Path, source: str) -> nn.Module:
     run = RunFolder(folder)
     is_known = run.metrics.exists() or run.train_log.exists()  # else adopted, and not measured yet
     unknown = ModelCard(f"Nothing was measured of this model yet: `withstand evaluate {folder}`.\n")
-    model.card = model_card(folder, source=source) if is_known else unknown  # type: ignore[assignment]
+    card = model_card(folder, source=source) if is_known else unknown
+    model.card = card  # type: ignore[assignment]  # an attribute, no layer
     return model
 
 

@@ -103,7 +103,7 @@ def early_best(rows: Sequence[Row]) -> str:
         rows: The training log, its values as numbers or as texts.
     """
     best = _best_row(rows)
-    if best is None or not best.get("epsilon") or ROBUST_ACCURACY in best:
+    if best is None or best.get("epsilon") in (None, "") or ROBUST_ACCURACY in best:
         return ""
     then, now = float(best["epsilon"]), float(rows[-1].get("epsilon") or 0)
     if then >= now or math.isclose(then, now, rel_tol=0.01):
@@ -115,7 +115,7 @@ def early_best(rows: Sequence[Row]) -> str:
 
 
 def _best_row(rows: Sequence[Row]) -> Row | None:
-    scored = [(_score(row), row) for row in rows if not int(row["collapsed"] or 0)]
+    scored = [(_score(row), row) for row in rows if not int(row.get("collapsed") or 0)]
     known = [(score, row) for score, row in scored if score is not None]
     return max(known, key=lambda pair: (pair[0], int(pair[1]["epoch"])))[1] if known else None
 
