@@ -19,6 +19,7 @@ USUAL: dict[str, Shape] = {
     "lenet": GREY,
     "cnn-small": GREY,
     "cnn-medium": GREY,
+    "cnn-3c2f": GREY,
     "cnn-4c3f": GREY,
     "cnn-6c2f": COLOUR,
     "cnn-8c2f": (3, 64, 64),
@@ -78,6 +79,7 @@ def test_network_names_are_all_tested_here() -> None:
         ("cnn-small", GREY, [(1568, 100), (100, 10)]),
         ("cnn-small", COLOUR, [(2048, 100), (100, 10)]),
         ("cnn-medium", GREY, [(3136, 512), (512, 10)]),
+        ("cnn-3c2f", GREY, [(3136, 256), (256, 10)]),
         ("cnn-4c3f", GREY, [(3136, 512), (512, 512), (512, 10)]),
         ("cnn-4c3f", COLOUR, [(4096, 512), (512, 512), (512, 10)]),
         ("cnn-6c2f", COLOUR, [(4096, 512), (512, 10)]),
@@ -108,6 +110,7 @@ def test_network_linear_layers_are_as_wide_as_published(
         ("lenet", GREY, {}, conv(1, 32, 5) + conv(32, 64, 5) + dense(3136, 1024, 10)),
         ("cnn-small", GREY, {}, 166_406),
         ("cnn-medium", GREY, {}, conv(1, 32, 4) + conv(32, 64, 4) + dense(3136, 512, 10)),
+        ("cnn-3c2f", GREY, {}, conv(1, 16, 3) + conv(16, 32, 4) + conv(32, 64, 4) + dense(3136, 256, 10)),
         ("cnn-4c3f", GREY, {}, 1_974_762),
         ("cnn-6c2f", COLOUR, {}, chain(3, 3, 32, 32) + conv(32, 32, 4) + chain(3, 32, 64, 64)
          + conv(64, 64, 4) + dense(4096, 512, 10)),

@@ -153,6 +153,32 @@ def convnet(
     return nn.Sequential(*features, nn.Flatten(), *dense)
 
 
+def stretch_layers(channels: int, low: float, high: float) -> Iterator[nn.Module]:
+    """Pixels from ``low`` to ``high`` stretched to 0 to 1, and the others cut off there.
+
+    Where ``low`` and ``1 - high`` are above epsilon, no linf attack moves a pixel that is black or white: what
+    training by bounds must else find for itself. Scale and shift of each channel are weights and learn on.
+
+    Args:
+        channels: Of the images.
+        low: What becomes 0.
+        high: What becomes 1.
+
+    Yields:
+        A 1×1 convolution of each channel by itself, then ``Hardtanh`` from 0 to 1.
+
+    Raises:
+        ModelError: ``low`` is not below ``high``, or one of them is not finite.
+    """
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ModelError(f"stretch must be two finite values, the lower first, but got {low}, {high}.")
+    affine = nn.Conv2d(channels, channels, 1, groups=channels)
+    nn.init.constant_(affine.weight, 1 / (high - low))
+    nn.init.constant_(affine.bias, -low / (high - low))  # type: ignore[arg-type]
+    yield affine
+    yield nn.Hardtanh(0.0, 1.0)
+
+
 def initialise_(network: nn.Module, init: Init) -> None:
     """Starts the layers of a network anew where ``init`` is not PyTorch's default.
 

@@ -46,6 +46,7 @@ _BUILDERS: Mapping[str, Factory] = MappingProxyType(
         "lenet": sequences.lenet,
         "cnn-small": sequences.cnn_small,
         "cnn-medium": sequences.cnn_medium,
+        "cnn-3c2f": sequences.cnn_3c2f,
         "cnn-4c3f": sequences.cnn_4c3f,
         "cnn-6c2f": sequences.cnn_6c2f,
         "cnn-8c2f": sequences.cnn_8c2f,
@@ -135,6 +136,11 @@ def assemble(factory: Factory, made: Made) -> nn.Module:
     task = {"input_shape": made.input_shape, "num_classes": made.num_classes}
     network = _built(made.name, factory, task, made.options)
     if made.info is not None and not is_hosted(made.name):  # which has its own in front
+        if made.options.get("stretch") is not None:
+            raise ModelError(
+                "option 'stretch' names pixels in [0, 1], but normalisation would move them before they are "
+                "stretched; set normalize=False (--model.normalize=false)."
+            )
         network = nn.Sequential(
             OrderedDict(normalize=_normalize(made.info, made.input_shape), network=network)
         )
