@@ -153,25 +153,28 @@ def convnet(
     return nn.Sequential(*features, nn.Flatten(), *dense)
 
 
-def stretch_layers(channels: int, low: float, high: float) -> Iterator[nn.Module]:
-    """Pixels from ``low`` to ``high`` stretched to 0 to 1, and the others cut off there.
+def stretch_layers(channels: int, stretch: Sequence[float]) -> Iterator[nn.Module]:
+    """Pixels between two values stretched to 0 to 1, and the others cut off there.
 
-    Where ``low`` and ``1 - high`` are above epsilon, no linf attack moves a pixel that is black or white: what
-    training by bounds must else find for itself. Scale and shift of each channel are weights and learn on.
+    Where ``low`` and ``1 - high`` are above epsilon, no linf attack changes what comes of a black or white
+    pixel, which training by bounds must else find out. Scale and shift of each channel are weights and learn on.
 
     Args:
         channels: Of the images.
-        low: What becomes 0.
-        high: What becomes 1.
+        stretch: (low, high), which become 0 and 1.
 
     Yields:
         A 1×1 convolution of each channel by itself, then ``Hardtanh`` from 0 to 1.
 
     Raises:
-        ModelError: ``low`` is not below ``high``, or one of them is not finite.
+        ModelError: ``low`` is not below ``high``, or one of them is no finite number.
     """
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ModelError(f"stretch must be two finite values, the lower first, but got {low}, {high}.")
+    try:
+        low, high = map(float, stretch)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise ModelError(f"stretch must be two finite numbers, the lower first, but got {stretch!r}.")
     affine = nn.Conv2d(channels, channels, 1, groups=channels)
     nn.init.constant_(affine.weight, 1 / (high - low))
     nn.init.constant_(affine.bias, -low / (high - low))  # type: ignore[arg-type]

@@ -205,7 +205,7 @@ def _strided(
     )
     published: Init = "he" if input_shape[0] == 3 else "default"
     initialise_(network, published if init is None else init)
-    return network if stretch is None else nn.Sequential(*stretch_layers(input_shape[0], *stretch), *network)
+    return network if stretch is None else nn.Sequential(*stretch_layers(input_shape[0], stretch), *network)
 
 
 def _same(channels: int) -> Conv:
@@ -227,7 +227,7 @@ cnn_medium = partial(_strided, (_half(32), _half(64)), (512,))
 """Two strided convolutions, 32 and 64 channels, and 512 hidden units."""
 
 cnn_3c2f = partial(_strided, (_same(16), _half(32), _half(64)), (256,))
-"""Three convolutions, the first at full size, and two linear layers: most of what ``cnn_4c3f`` can, faster."""
+"""Three convolutions, the first at full size, 16, 32 and 64 channels, and 256 hidden units."""
 
 cnn_4c3f = partial(_strided, (_same(32), _half(32), _same(64), _half(64)), (512, 512))
 """Four convolutions and three linear layers ("large")."""
