@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from withstand.attacks import PGD
 from withstand.data import Dataset
 from withstand.objectives import Adversarial, CrossEntropy, NoisyCrossEntropy
-from withstand.training import TrainingSettings, fit
+from withstand.training import TrainingSettings, WeightAverage, fit
 from withstand.types import ModelError, OutOfMemoryError, RecipeError
 
 
@@ -125,3 +126,16 @@ def test_an_objective_is_weighted_by_numbers_of_at_least_0(weight: Any) -> None:
 def test_what_is_no_objective_is_not_added() -> None:
     with pytest.raises(TypeError, match=r"to be an objective, .* but got the class itself"):
         CrossEntropy() + NoisyCrossEntropy  # type: ignore[operator]
+
+
+def test_fit_says_that_no_epochs_train_nothing(
+    tiny_model: nn.Module, tiny_dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = copy.deepcopy(tiny_model.state_dict())
+    settings = TrainingSettings(epochs=0, accelerator="cpu", average=WeightAverage(begin=1.0))
+    result = fit(tiny_model, tiny_dataset, settings=settings)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Nothing is trained, as training.epochs is 0: the network stays as it begins."
+    ]
+    assert not result.rows
+    assert all(map(torch.equal, tiny_model.state_dict().values(), before.values()))

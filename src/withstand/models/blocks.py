@@ -157,7 +157,7 @@ def stretch_layers(channels: int, stretch: Sequence[float]) -> Iterator[nn.Modul
     """Pixels between two values stretched to 0 to 1, and the others cut off there.
 
     Where ``low`` and ``1 - high`` are above epsilon, no linf attack changes what comes of a black or white
-    pixel, which training by bounds must else find out. Scale and shift of each channel are weights and learn on.
+    pixel, which training by bounds must else find out. Scale and shift of each channel are learned weights.
 
     Args:
         channels: Of the images.

@@ -28,7 +28,7 @@ from withstand.models.weight_files import read_weights
 from withstand.objectives import CrossEntropy
 from withstand.training.checkpoint import TrainingResult
 from withstand.training.loop import Training
-from withstand.training.messages import cut_schedules, late_average, warnings_of
+from withstand.training.messages import cut_schedules, late_average, no_epochs, warnings_of
 from withstand.training.observers import CsvLog, Observer, ProgressBar, TensorBoardLog
 from withstand.training.run_record import FitRecord
 from withstand.training.settings import TrainingSettings
@@ -165,7 +165,8 @@ def train(
         stack.enter_context(torch.enable_grad())
         for watcher in watchers:
             stack.enter_context(watcher)
-        for text in (*cut_schedules(objective, settings.epochs), *late_average(settings)):
+        late = [*cut_schedules(objective, settings.epochs), *late_average(settings)]
+        for text in no_epochs(settings) or late:
             _logger.warning(text)
         stack.enter_context(numerics(settings.precision))
         stack.enter_context(memory_checked(f"take batches smaller than {settings.batch_size} images."))

@@ -61,6 +61,13 @@ def late_average(settings: TrainingSettings) -> list[str]:
     ]
 
 
+def no_epochs(settings: TrainingSettings) -> list[str]:
+    """The warning of a training of no epochs; none of another."""
+    if settings.epochs:
+        return []
+    return ["Nothing is trained, as training.epochs is 0: the network stays as it begins."]
+
+
 def _at_the_end(epsilon: Callable[[float], float], epochs: int) -> float:
     """Of the last step, which comes before all epochs are done."""
     return epsilon(math.nextafter(epochs, 0))
