@@ -157,7 +157,8 @@ def stretch_layers(channels: int, stretch: Sequence[float]) -> Iterator[nn.Modul
     """Pixels between two values stretched to 0 to 1, and the others cut off there.
 
     Where ``low`` and ``1 - high`` are above epsilon, no linf attack changes what comes of a black or white
-    pixel, which training by bounds must else find out. Scale and shift of each channel are learned weights.
+    pixel, which training by bounds must else find out. Scale and shift of each channel are weights and learn.
+    Pixels that are cut off have no gradient: attack such a network by what needs none, too (``Suite``).
 
     Args:
         channels: Of the images.
