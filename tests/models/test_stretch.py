@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,3 +92,14 @@ def test_stretch_refuses_normalisation_in_front() -> None:
     with pytest.raises(ModelError, match=r"--model\.normalize=false"):
         create("cnn-small", dataset="mnist", stretch=(0.35, 0.65))
     assert create("cnn-small", dataset="mnist", stretch=(0.35, 0.65), normalize=False)
+
+
+def test_an_option_of_that_name_of_a_users_own_network_is_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from torch import nn\n"
+        "def net(stretch):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10 * stretch), nn.Linear(10 * stretch, 10))\n"
+    )
+    model = create(f"{file}:net", dataset="mnist", stretch=2)
+    assert model(torch.rand(1, 1, 28, 28)).shape == (1, 10)

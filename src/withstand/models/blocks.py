@@ -177,8 +177,8 @@ def stretch_layers(channels: int, stretch: Sequence[float]) -> Iterator[nn.Modul
     if not -math.inf < low < high < math.inf:
         raise ModelError(f"stretch must be two finite numbers, the lower first, but got {stretch!r}.")
     affine = nn.Conv2d(channels, channels, 1, groups=channels)
-    nn.init.constant_(affine.weight, 1 / (high - low))
-    nn.init.constant_(affine.bias, -low / (high - low))  # type: ignore[arg-type]
+    for weights, value in zip(affine.parameters(), (1 / (high - low), -low / (high - low)), strict=True):
+        nn.init.constant_(weights, value)
     yield affine
     yield nn.Hardtanh(0.0, 1.0)
 

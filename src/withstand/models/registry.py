@@ -136,7 +136,7 @@ def assemble(factory: Factory, made: Made) -> nn.Module:
     task = {"input_shape": made.input_shape, "num_classes": made.num_classes}
     network = _built(made.name, factory, task, made.options)
     if made.info is not None and not is_hosted(made.name):  # which has its own in front
-        if made.options.get("stretch") is not None:
+        if made.name in _BUILDERS and made.options.get("stretch") is not None:
             raise ModelError(
                 "option 'stretch' names pixels in [0, 1], but normalisation would move them before they are "
                 "stretched; set normalize=False (--model.normalize=false)."
