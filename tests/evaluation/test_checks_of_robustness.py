@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.attacks import PGD
+from withstand.attacks import PGD, AtMeans
+from withstand.attacks.suites import suite
+from withstand.certificates import Unproven
 from withstand.core import norms
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
@@ -141,6 +143,14 @@ def test_check_fails_where_a_later_attack_breaks_many(
     check = _check(name, _suite(broken, stage, kind))
     assert check.passed is passed
     assert f"{stage} broke {broken} of 1000 examples at epsilon 0.1" in check.finding
+
+
+def test_check_of_more_steps_knows_the_last_attack_behind_others() -> None:
+    attack = suite("standard", norm=math.inf, num_classes=10).at(0.1)
+    last = [wrapped.stages[-1].name for wrapped in (attack, Unproven(attack), AtMeans(attack))]
+    assert len(set(last)) == 3
+    for name in last:
+        assert _check("more-steps", _suite(80, name, "white-box")).passed is False
 
 
 def _sampling(draws: int | None, sweep: Sweep | None = None) -> Sampling:
