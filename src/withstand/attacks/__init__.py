@@ -2,7 +2,7 @@
 
 from withstand.attacks.adapters import require_packages
 from withstand.attacks.at_posterior_mean import AtMeans
-from withstand.attacks.attack import Attack, AttackKind, AttackMode, BoundAttack, WrappedAttack
+from withstand.attacks.attack import Attack, AttackAround, AttackKind, AttackMode, BoundAttack, WrappedAttack
 from withstand.attacks.autoattack import AutoAttack, AutoAttackPart
 from withstand.attacks.cascade import Cascade
 from withstand.attacks.foolbox_attack import FoolboxAttack, FoolboxMethod
@@ -11,6 +11,7 @@ from withstand.attacks.masks import Channels, Mask, Patch, Region
 from withstand.attacks.pgd import PGD, steps_for
 from withstand.attacks.random_noise import Noise
 from withstand.attacks.single_step import fgsm, fgsm_rs
+from withstand.attacks.straight_through import StraightThrough
 from withstand.attacks.suites import SUITES, SuiteLevel, suite
 from withstand.attacks.targets import least_likely, next_likely, random_class
 from withstand.attacks.transfer import Transfer
@@ -20,6 +21,7 @@ __all__ = [
     "SUITES",
     "AtMeans",
     "Attack",
+    "AttackAround",
     "AttackKind",
     "AttackMode",
     "AutoAttack",
@@ -33,6 +35,7 @@ __all__ = [
     "Noise",
     "Patch",
     "Region",
+    "StraightThrough",
     "SuiteLevel",
     "Transfer",
     "WrappedAttack",

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.attacks.attack import Attack, WrappedAttack
+from withstand.attacks.attack import AttackAround
 from withstand.bayes import Predictor, at_posterior_mean
 
 
 @dataclass(frozen=True)
-class AtMeans(WrappedAttack):
+class AtMeans(AttackAround):
     """Another attack with all random weights at their means; its images are tried on the random network.
 
     Its gradients are no average over draws, but have no noise either, and a step costs less than one draw.
@@ -27,8 +25,6 @@ class AtMeans(WrappedAttack):
         attack: What to run on the mean network.
     """
 
-    attack: Attack
-
     @override
     def perturb(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
@@ -36,20 +32,6 @@ class AtMeans(WrappedAttack):
         target = model.model if isinstance(model, Predictor) else model  # the mean of equal answers is one
         with at_posterior_mean(target):
             return self.attack.perturb(target, images, labels, progress=progress)
-
-    @property
-    @override
-    def inside(self) -> Sequence[Attack]:
-        return (self.attack,)
-
-    @override
-    def around(self, inside: Sequence[Attack]) -> Self:
-        return replace(self, attack=inside[0])
-
-    @property
-    @override
-    def stages(self) -> Sequence[Attack]:
-        return [replace(self, attack=stage) for stage in self.attack.stages]
 
     @property
     @override

@@ -294,6 +294,31 @@ class WrappedAttack(Attack):
         return self.around([change(attack) for attack in self.inside])
 
 
+@dataclass(frozen=True)
+class AttackAround(WrappedAttack):
+    """An attack that works by one other, stage by stage.
+
+    Args:
+        attack: What to run.
+    """
+
+    attack: Attack
+
+    @property
+    @override
+    def inside(self) -> Sequence[Attack]:
+        return (self.attack,)
+
+    @override
+    def around(self, inside: Sequence[Attack]) -> Self:
+        return replace(self, attack=inside[0])
+
+    @property
+    @override
+    def stages(self) -> Sequence[Attack]:
+        return [replace(self, attack=stage) for stage in self.attack.stages]
+
+
 def _require_gradients(error: RuntimeError) -> None:
     """Says so where an attack failed since the model cannot be differentiated."""
     text = str(error)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.attacks.attack import Attack, WrappedAttack
+from withstand.attacks.attack import AttackAround
 from withstand.bayes.layer import require_certain
 from withstand.certificates.bounding import Method, require_method
 from withstand.certificates.certify import Certifier
@@ -18,7 +16,7 @@ from withstand.domains.sets.input_sets import certified_norm
 
 
 @dataclass(frozen=True)
-class Unproven(WrappedAttack):
+class Unproven(AttackAround):
     """Another attack, on the images that a certificate does not prove at the attack's own budget.
 
     No image within the budget changes what is proven, so an attack on it is time spent for nothing: of a
@@ -34,7 +32,6 @@ class Unproven(WrappedAttack):
         ModelError: when called: the model has random weights, or bounds cannot be had for it.
     """
 
-    attack: Attack
     method: Method = "box"
 
     def __post_init__(self) -> None:
@@ -54,20 +51,6 @@ class Unproven(WrappedAttack):
         if is_open.any():
             moved[is_open] = self.attack.perturb(model, images[is_open], labels[is_open], progress=progress)
         return moved
-
-    @property
-    @override
-    def inside(self) -> Sequence[Attack]:
-        return (self.attack,)
-
-    @override
-    def around(self, inside: Sequence[Attack]) -> Self:
-        return replace(self, attack=inside[0])
-
-    @property
-    @override
-    def stages(self) -> Sequence[Attack]:
-        return [replace(self, attack=stage) for stage in self.attack.stages]
 
     @property
     @override

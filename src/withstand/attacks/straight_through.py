@@ -1,0 +1,141 @@
+"""An attack that looks through layers without a gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.attacks.attack import AttackAround
+from withstand.core.suggest import nearest
+from withstand.core.wrappers import unwrapped
+from withstand.types import AttackError
+
+_CUT_OFF: Final = (nn.Hardtanh, nn.Hardsigmoid)  # flat at both ends; ReLU6 is a Hardtanh
+
+
+@dataclass(frozen=True)
+class StraightThrough(AttackAround):
+    """Another attack, which takes the gradient of some layers to be that of the identity.
+
+    A layer that cuts off, rounds or thresholds its inputs has no gradient where it is flat, and an attack by
+    gradients does not move what lies there. This one does: it is the backward pass differentiable
+    approximation (BPDA) of Athalye et al., "Obfuscated gradients give a false sense of security"
+    (ICML 2018), section 4.1, with the identity for the layer. Answers are those of the network itself, so
+    what it breaks is broken. Use it in training and in evaluation alike, of networks with ``stretch``, say.
+
+    Args:
+        attack: What to run.
+        layers: Names of the layers, as ``model.named_modules()`` has them, or their last parts. Each gives
+            a tensor of the shape of its one input. Empty: all ``Hardtanh``, ``ReLU6`` and ``Hardsigmoid``;
+            on a network without them it is the attack itself.
+
+    Raises:
+        AttackError: when called: the network has no layer of a name, or one has another shape after than
+            before, or has not run at all.
+    """
+
+    layers: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.layers, str) or not all(isinstance(name, str) and name for name in self.layers):
+            raise ValueError(f"layers must be a list of names of layers, but got {self.layers!r}.")
+        object.__setattr__(self, "layers", tuple(self.layers))
+
+    @override
+    def perturb(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> Tensor:
+        network = unwrapped(model)  # compiled code would not see what is put around its layers
+        with _as_identities(network, self._layers_of(network)):
+            return self.attack.perturb(network, images, labels, progress=progress)
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"straight-through-{self.attack.name}"
+
+    @override
+    def describe(self) -> str:
+        which = ", ".join(self.layers) or "layers that cut off"
+        return f"{self.attack.describe()}, with the gradient of the identity for {which}"
+
+    def _layers_of(self, network: nn.Module) -> dict[str, nn.Module]:
+        modules = dict(network.named_modules())
+        if not self.layers:
+            return {name: layer for name, layer in modules.items() if isinstance(layer, _CUT_OFF)}
+        chosen = {}
+        for wanted in self.layers:
+            named = {name: layer for name, layer in modules.items() if f".{name}".endswith(f".{wanted}")}
+            if not named:
+                raise AttackError(
+                    f"The network has no layer {wanted!r}: {nearest(wanted, filter(None, modules))}"
+                )
+            chosen.update(named)
+        return chosen
+
+
+@contextmanager
+def _as_identities(network: nn.Module, layers: dict[str, nn.Module]) -> Iterator[None]:
+    """While open, the gradient of layers is that of the identity."""
+    hooks = [_Identity(name) for name in layers]
+    runs: list[None] = []
+    with ExitStack() as stack:
+        stack.callback(network.register_forward_pre_hook(lambda *_: runs.append(None)).remove)
+        for hook, layer in zip(hooks, layers.values(), strict=True):
+            # The last to see what the layer is given, and the first to see what it gives.
+            stack.callback(layer.register_forward_pre_hook(hook.before).remove)
+            stack.callback(layer.register_forward_hook(hook.after, prepend=True).remove)
+        yield
+    if runs and (silent := [hook.name for hook in hooks if not hook.has_run]):
+        raise AttackError(
+            f"The layers {', '.join(silent)} did not run as modules, so their gradient is as it was. Attack "
+            "the network as it is before it is compiled or scripted, and name layers that its forward calls."
+        )
+
+
+class _Identity:
+    """What is put before and after one layer; the layer itself computes without a gradient."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.has_run = False
+        self._inputs: list[Tensor] = []
+
+    def before(self, _layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(inputs) != 1 or not isinstance(inputs[0], Tensor):
+            raise AttackError(f"The layer {self.name} must be given one tensor, to let a gradient through.")
+        self._inputs.append(inputs[0])
+        return (inputs[0].detach().clone(),)  # a layer may work in place
+
+    def after(self, _layer: nn.Module, _inputs: object, output: object) -> Tensor:
+        self.has_run = True
+        given = self._inputs.pop()
+        if not isinstance(output, Tensor) or output.shape != given.shape:
+            raise AttackError(
+                f"The layer {self.name} must give a tensor of the shape of its input, {tuple(given.shape)}, "
+                "to let a gradient through."
+            )
+        passed: Tensor = _Passed.apply(given, output.detach())  # type: ignore[no-untyped-call]
+        return passed
+
+
+class _Passed(torch.autograd.Function):
+    """The second tensor, with the gradient for the first."""
+
+    @staticmethod
+    @override
+    def forward(ctx: Any, given: Tensor, output: Tensor) -> Tensor:
+        return output.clone()
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None

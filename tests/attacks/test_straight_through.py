@@ -1,0 +1,166 @@
+"""Attacks that let the gradient through layers which have none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.attacks import PGD, AutoAttack, Cascade, Noise, StraightThrough, margin
+from withstand.types import AttackError
+
+
+class Rounds(nn.Module):
+    """Pixels to 0 and 1."""
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        return images.round()
+
+
+class First(nn.Module):
+    """The first pixel alone."""
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        return images[:, :1]
+
+
+LABELS = torch.tensor([0, 1])
+# Sums 0.2 and 0.8 below and above the middle of two: each is broken where both pixels cross 0.5 together.
+IMAGES = torch.tensor([[0.3, 0.3], [0.7, 0.7]])
+
+
+def _sum(before: nn.Module) -> nn.Module:
+    """Class 1 where the two values that ``before`` gives sum up to more than 1, and class 0 below."""
+    last = nn.Linear(2, 2)
+    with torch.no_grad():
+        last.weight.copy_(torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
+        last.bias.copy_(torch.tensor([1.0, -1.0]))
+    return nn.Sequential(before, last)
+
+
+def _broken(attack: PGD | StraightThrough | Cascade, model: nn.Module) -> Tensor:
+    logits: Tensor = model(attack(model, IMAGES, LABELS))
+    return logits.argmax(dim=1) != LABELS
+
+
+@pytest.mark.parametrize("mode", ["training", "evaluation", "random"])
+@pytest.mark.parametrize(
+    "before", [Rounds, lambda: nn.Sequential(nn.Linear(2, 2), nn.Hardtanh(0, 1))], ids=["rounds", "cuts"]
+)
+def test_straight_through_breaks_what_has_no_gradient(before: Callable[[], nn.Module], mode: str) -> None:
+    steep = before()
+    for layer in steep.modules():
+        if isinstance(layer, nn.Linear):  # pixels below 0.45 to 0, above 0.55 to 1
+            nn.init.eye_(layer.weight).data.mul_(10)
+            nn.init.constant_(layer.bias, -4.5)
+    model = _sum(steep)
+    attack = PGD(epsilon=0.25, num_steps=10, random_start=False, mode=mode)  # type: ignore[arg-type]
+    layers = ["0"] if isinstance(steep, Rounds) else []
+    assert not _broken(attack, model).any()
+    assert _broken(StraightThrough(attack, layers), model).all()
+
+
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
+def test_straight_through_on_a_network_without_such_layers_is_the_attack(norm: float) -> None:
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+    attack = PGD(norm, 0.2, num_steps=3, random_start=False)
+    assert torch.equal(StraightThrough(attack)(model, IMAGES, LABELS), attack(model, IMAGES, LABELS))
+
+
+@pytest.mark.parametrize("kind", [nn.Hardtanh, nn.ReLU6])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_straight_through_takes_the_gradient_of_the_identity_and_the_answers_of_the_layer(
+    kind: type[nn.Module], inplace: bool
+) -> None:
+    """Against the network without the layer: the same gradients, here of a linear loss everywhere."""
+    gradients: list[Tensor] = []
+    answers: list[Tensor] = []
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        answers.append(logits.detach())
+        logits.register_hook(gradients.append) if logits.requires_grad else None
+        return logits[:, 0] * 3 - logits[:, 1]
+
+    first, last = nn.Linear(2, 5), nn.Linear(5, 2)
+    nn.init.normal_(first.weight, std=20.0)
+    cut = nn.Sequential(first, kind(inplace=inplace), last)
+    attack = PGD(norm=2.0, epsilon=0.05, num_steps=1, random_start=False, step_size=0.05, loss=loss)
+    moved = StraightThrough(attack)(cut, IMAGES, LABELS) - IMAGES
+    direction = (torch.tensor([3.0, -1.0]) @ last.weight @ first.weight).detach()
+    expected = direction / direction.norm() * 0.05
+    assert torch.allclose(moved, expected.expand_as(moved), atol=1e-6)
+    assert torch.equal(answers[0], cut(IMAGES).detach())
+
+
+def test_straight_through_leaves_the_network_as_it_was() -> None:
+    model = _sum(nn.Hardtanh(0, 1))
+    StraightThrough(PGD(epsilon=0.1))(model, IMAGES, LABELS)
+    assert all(not layer._forward_hooks and not layer._forward_pre_hooks for layer in model.modules())
+    with pytest.raises(AttackError, match="shape"):
+        StraightThrough(PGD(epsilon=0.1), ["0"])(nn.Sequential(First(), nn.Linear(1, 2)), IMAGES, LABELS)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_straight_through_goes_into_what_is_wrapped() -> None:
+    model = _sum(Rounds())
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    compiled: nn.Module = torch.compile(model, backend="eager")  # type: ignore[assignment]
+    attack = StraightThrough(PGD(epsilon=0.25, random_start=False, mode="evaluation"), ["0"])
+    for wrapped in (averaged, nn.DataParallel(model), compiled):
+        assert _broken(attack, wrapped).all()
+
+
+def test_straight_through_says_which_layers_there_are() -> None:
+    with pytest.raises(AttackError, match=r"no layer 'front': did you mean '.*'\? There are: 0, 1\."):
+        StraightThrough(PGD(epsilon=0.1), ["front"])(_sum(Rounds()), IMAGES, LABELS)
+
+
+def test_straight_through_says_where_a_layer_does_not_run() -> None:
+    """An attack that changes nothing of its gradient must not pass for one that does."""
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.front, self.rest = Rounds(), nn.Linear(2, 2)
+
+        @override
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.rest(self.front.forward(images))
+            return logits
+
+    with pytest.raises(AttackError, match="front did not run"):
+        StraightThrough(PGD(epsilon=0.1), ["front"])(Around(), IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("layers", ["0", [""], [1]])
+def test_straight_through_refuses_layers_that_are_no_list_of_names(layers: list[str]) -> None:
+    with pytest.raises(ValueError, match="list of names"):
+        StraightThrough(PGD(epsilon=0.1), layers)
+
+
+def test_straight_through_of_a_cascade_is_a_cascade_of_it() -> None:
+    first, second = PGD(num_steps=3), Noise(num_samples=2)
+    stages = StraightThrough(Cascade([first, second]), ["0"]).stages
+    assert stages == [StraightThrough(first, ["0"]), StraightThrough(second, ["0"])]
+
+
+def test_straight_through_is_named_and_described() -> None:
+    attack = StraightThrough(PGD(num_steps=3, loss=margin), ["front", "0"])
+    assert attack.name == "straight-through-pgd-3-margin-linf"
+    assert attack.describe().endswith("with the gradient of the identity for front, 0")
+    assert StraightThrough(PGD()).describe().endswith("for layers that cut off")
+
+
+def test_autoattack_straight_through_breaks_what_its_gradients_alone_do_not() -> None:
+    pytest.importorskip("pyautoattack")
+    model = _sum(Rounds())
+    attack = AutoAttack(epsilon=0.3, part="apgd-ce", num_steps=10)
+    images, labels = torch.tensor([[0.25, 0.25]]), torch.tensor([0])
+    assert torch.equal(attack(model, images, labels), images)
+    assert (StraightThrough(attack, ["0"])(model, images, labels) != images).any()
