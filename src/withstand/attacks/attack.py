@@ -325,8 +325,8 @@ def _require_gradients(error: RuntimeError) -> None:
     if "does not require grad" in text or "not to have been used in the graph" in text:
         raise ModelError(
             "The model's logits have no gradient with respect to its images: its forward takes it away "
-            "(torch.no_grad, detach, argmax). Mend it, or take an attack that asks for answers alone, "
-            "such as attacks.Noise."
+            "(torch.no_grad, detach, argmax). Mend it, name the layer to attacks.StraightThrough, or take "
+            "an attack that asks for answers alone, such as attacks.Noise."
         ) from error
     if "Inference tensors" in text:
         raise ModelError(

@@ -96,8 +96,8 @@ def _gradients(vanished: pd.DataFrame, broken: pd.DataFrame) -> Check:
         finding = (
             f"at {percent(margin)} {of} the margin has no gradient with respect to the image, so attacks "
             "that follow gradients are blind there, and what withstands them is likely not robust. Rounding "
-            "or thresholding of inputs, or a layer without a gradient, does this: attack through a smooth "
-            "stand-in, or without gradients."
+            "or thresholding of inputs, or a layer without a gradient, does this: attack through it "
+            "(attacks.StraightThrough), or without gradients."
         )
     elif entropy > _VANISHED:
         finding = (

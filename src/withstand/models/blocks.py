@@ -158,7 +158,8 @@ def stretch_layers(channels: int, stretch: Sequence[float]) -> Iterator[nn.Modul
 
     Where ``low`` and ``1 - high`` are above epsilon, no linf attack changes what comes of a black or white
     pixel, which training by bounds must else find out. Scale and shift of each channel are weights and learn.
-    Pixels that are cut off have no gradient: attack such a network by what needs none, too (``Suite``).
+    Pixels that are cut off have no gradient: attack such a network by ``StraightThrough``, which passes one
+    on, and by what needs none (``Suite``).
 
     Args:
         channels: Of the images.
