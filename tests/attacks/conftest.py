@@ -127,7 +127,7 @@ UNPROVEN: dict[str, Attack] = {
 ATTACKS: dict[str, Attack] = {
     **PGDS,
     **{f"means-{norms.label(p)}": AtMeans(PGD(norm=p, epsilon=EPSILON, num_steps=3)) for p in NORMS},
-    **{f"through-{norms.label(p)}": StraightThrough(PGD(p, EPSILON, num_steps=3)) for p in NORMS},
+    **{f"through-{norms.label(p)}": StraightThrough(PGD(p, EPSILON, num_steps=3), ["2"]) for p in NORMS},
     **{f"noise-{n}-{norms.label(p)}": Noise(p, EPSILON, n) for p in NORMS for n in (1, 3)},
     **TRANSFERS,
     **{f"masked-{norms.label(p)}": PGD(p, EPSILON, 3, mask=EveryOther()) for p in NORMS},

@@ -68,7 +68,7 @@ def test_attack_result_is_inside_whatever_the_shape_and_budget(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         images = torch.rand(3, *shape).mul_(1.5).clamp_(max=1.0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 3))
+        model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 3), nn.Identity())
         result = attack.at(epsilon)(model, images, torch.tensor([0, 1, 2]))
     _assert_inside(attack, images, result, epsilon)
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.attacks import PGD, AutoAttack, Cascade, Noise, StraightThrough, margin
+from withstand.attacks import PGD, AutoAttack, Cascade, Noise, StraightThrough, kl_divergence, margin
+from withstand.certificates import Unproven
 from withstand.types import AttackError
 
 
@@ -67,10 +68,38 @@ def test_straight_through_breaks_what_has_no_gradient(before: Callable[[], nn.Mo
 
 
 @pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
-def test_straight_through_on_a_network_without_such_layers_is_the_attack(norm: float) -> None:
-    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+def test_straight_through_a_layer_that_changes_nothing_is_the_attack(norm: float) -> None:
+    model = nn.Sequential(nn.Linear(2, 4), nn.Identity(), nn.ReLU(), nn.Linear(4, 2))
     attack = PGD(norm, 0.2, num_steps=3, random_start=False)
-    assert torch.equal(StraightThrough(attack)(model, IMAGES, LABELS), attack(model, IMAGES, LABELS))
+    assert torch.equal(StraightThrough(attack, ["1"])(model, IMAGES, LABELS), attack(model, IMAGES, LABELS))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated:DeprecationWarning")
+def test_straight_through_refuses_a_network_in_which_it_would_change_nothing() -> None:
+    for network in (nn.Linear(2, 2), torch.jit.trace(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), IMAGES)):
+        with pytest.raises(AttackError, match="no layer of Hardtanh, ReLU6, Hardsigmoid"):
+            StraightThrough(PGD(epsilon=0.1))(network, IMAGES, LABELS)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated:DeprecationWarning")
+def test_straight_through_refuses_a_scripted_network_whose_layers_it_does_not_reach() -> None:
+    scripted = torch.jit.trace(nn.Sequential(nn.Hardtanh(0, 1), nn.Linear(2, 2)), IMAGES)
+    with pytest.raises(AttackError, match="0 did not run as modules"):
+        StraightThrough(PGD(epsilon=0.1))(scripted, IMAGES, LABELS)
+
+
+def test_straight_through_what_is_not_proven_is_what_is_not_proven_straight_through() -> None:
+    model = _sum(nn.Hardtanh(0, 1))
+    for epsilon in (0.01, 0.25):
+        attack = PGD(epsilon=epsilon, num_steps=10, random_start=False)
+        outside = StraightThrough(Unproven(attack))(model, IMAGES, LABELS)
+        assert torch.equal(outside, Unproven(StraightThrough(attack))(model, IMAGES, LABELS))
+        assert torch.equal(outside, IMAGES) == (epsilon == 0.01)
+
+
+def test_straight_through_climbs_what_trains_on_it() -> None:
+    attack = StraightThrough(PGD(epsilon=0.1), ["0"])
+    assert attack.climbing(kl_divergence) == StraightThrough(PGD(epsilon=0.1, loss=kl_divergence), ["0"])
 
 
 @pytest.mark.parametrize("kind", [nn.Hardtanh, nn.ReLU6])

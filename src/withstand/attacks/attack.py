@@ -313,6 +313,10 @@ class AttackAround(WrappedAttack):
     def around(self, inside: Sequence[Attack]) -> Self:
         return replace(self, attack=inside[0])
 
+    @override
+    def climbing(self, loss: Callable[[Tensor, Tensor], Tensor]) -> Self:
+        return self.around([self.attack.climbing(loss)])
+
     @property
     @override
     def stages(self) -> Sequence[Attack]:

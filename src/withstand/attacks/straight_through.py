@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from withstand.core.suggest import nearest
 from withstand.core.wrappers import unwrapped
 from withstand.types import AttackError
 
-_CUT_OFF: Final = (nn.Hardtanh, nn.Hardsigmoid)  # flat at both ends; ReLU6 is a Hardtanh
+_CUT_OFF: Final = ("Hardtanh", "ReLU6", "Hardsigmoid")  # flat at both ends
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class StraightThrough(AttackAround):
     Args:
         attack: What to run.
         layers: Names of the layers, as ``model.named_modules()`` has them, or their last parts. Each gives
-            a tensor of the shape of its one input. Empty: all ``Hardtanh``, ``ReLU6`` and ``Hardsigmoid``;
-            on a network without them it is the attack itself.
+            a tensor of the shape of its one input. Empty: all ``Hardtanh``, ``ReLU6`` and ``Hardsigmoid``.
 
     Raises:
-        AttackError: when called: the network has no layer of a name, or one has another shape after than
+        ValueError: ``layers`` is no list of names.
+        AttackError: when called: the network has no such layer, or one has another shape after than
             before, or has not run at all.
     """
 
@@ -70,7 +70,14 @@ class StraightThrough(AttackAround):
     def _layers_of(self, network: nn.Module) -> dict[str, nn.Module]:
         modules = dict(network.named_modules())
         if not self.layers:
-            return {name: layer for name, layer in modules.items() if isinstance(layer, _CUT_OFF)}
+            chosen = {name: layer for name, layer in modules.items() if _cuts_off(layer)}
+            if not chosen:
+                raise AttackError(
+                    f"The network has no layer of {', '.join(_CUT_OFF)}. Leave StraightThrough out, or name "
+                    "in its layers those that a gradient is to pass through. Where the forward cuts off or "
+                    "rounds by a function, make that a module."
+                )
+            return chosen
         chosen = {}
         for wanted in self.layers:
             named = {name: layer for name, layer in modules.items() if f".{name}".endswith(f".{wanted}")}
@@ -80,6 +87,11 @@ class StraightThrough(AttackAround):
                 )
             chosen.update(named)
         return chosen
+
+
+def _cuts_off(layer: nn.Module) -> bool:
+    """Of a scripted network too, whose layers are of no class of their own."""
+    return getattr(layer, "original_name", type(layer).__name__) in _CUT_OFF
 
 
 @contextmanager
@@ -109,9 +121,15 @@ class _Identity:
         self.has_run = False
         self._inputs: list[Tensor] = []
 
+    def __deepcopy__(self, memo: object) -> Self:
+        """Itself: of a copy of the network that an attack makes, a layer runs as well."""
+        return self
+
     def before(self, _layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(inputs) != 1 or not isinstance(inputs[0], Tensor):
-            raise AttackError(f"The layer {self.name} must be given one tensor, to let a gradient through.")
+            raise AttackError(
+                f"The layer {self.name} must be given one tensor, by position, to let a gradient through."
+            )
         self._inputs.append(inputs[0])
         return (inputs[0].detach().clone(),)  # a layer may work in place
 
