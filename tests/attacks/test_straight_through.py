@@ -74,14 +74,14 @@ def test_straight_through_a_layer_that_changes_nothing_is_the_attack(norm: float
     assert torch.equal(StraightThrough(attack, ["1"])(model, IMAGES, LABELS), attack(model, IMAGES, LABELS))
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_straight_through_refuses_a_network_in_which_it_would_change_nothing() -> None:
     for network in (nn.Linear(2, 2), torch.jit.trace(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), IMAGES)):
         with pytest.raises(AttackError, match="no layer of Hardtanh, ReLU6, Hardsigmoid"):
             StraightThrough(PGD(epsilon=0.1))(network, IMAGES, LABELS)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_straight_through_refuses_a_scripted_network_whose_layers_it_does_not_reach() -> None:
     scripted = torch.jit.trace(nn.Sequential(nn.Hardtanh(0, 1), nn.Linear(2, 2)), IMAGES)
     with pytest.raises(AttackError, match="0 did not run as modules"):
