@@ -10,9 +10,20 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.attacks import PGD, AutoAttack, Cascade, Noise, StraightThrough, kl_divergence, margin
+from withstand.attacks import (
+    PGD,
+    AtMeans,
+    AutoAttack,
+    Cascade,
+    Noise,
+    StraightThrough,
+    Transfer,
+    kl_divergence,
+    margin,
+)
+from withstand.bayes import Predictor
 from withstand.certificates import Unproven
-from withstand.types import AttackError
+from withstand.types import AttackError, ModelError
 
 
 class Rounds(nn.Module):
@@ -167,7 +178,7 @@ def test_straight_through_says_where_a_layer_does_not_run() -> None:
         StraightThrough(PGD(epsilon=0.1), ["front"])(Around(), IMAGES, LABELS)
 
 
-@pytest.mark.parametrize("layers", ["0", [""], [1]])
+@pytest.mark.parametrize("layers", ["0", [""], [1], None, 5])
 def test_straight_through_refuses_layers_that_are_no_list_of_names(layers: list[str]) -> None:
     with pytest.raises(ValueError, match="list of names"):
         StraightThrough(PGD(epsilon=0.1), layers)
@@ -193,3 +204,74 @@ def test_autoattack_straight_through_breaks_what_its_gradients_alone_do_not() ->
     images, labels = torch.tensor([[0.25, 0.25]]), torch.tensor([0])
     assert torch.equal(attack(model, images, labels), images)
     assert (StraightThrough(attack, ["0"])(model, images, labels) != images).any()
+
+
+def test_straight_through_takes_the_layer_of_an_exact_name_alone() -> None:
+    """Others that end so are meant where there is no such name, as in a network inside another."""
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), Rounds(), nn.Linear(2, 2))
+    assert list(StraightThrough(PGD(), ["1"])._layers_of(model)) == ["1"]
+    assert list(StraightThrough(PGD(), ["1"])._layers_of(nn.Sequential(model))) == ["0.0.1", "0.1"]
+
+
+def test_straight_through_takes_layers_from_what_can_be_read_once() -> None:
+    assert StraightThrough(PGD(), (name for name in ("a", "b"))).layers == ("a", "b")  # type: ignore[arg-type]
+
+
+def test_straight_through_finds_a_layer_by_each_of_its_names() -> None:
+    model = _sum(Rounds())
+    model.add_module("again", model.get_submodule("0"))
+    model.forward = lambda images: model[:2](images)  # type: ignore[index]
+    assert _broken(StraightThrough(PGD(epsilon=0.25, random_start=False), ["again"]), model).all()
+
+
+def test_straight_through_refuses_what_is_transferred() -> None:
+    transfer = Transfer(_sum(Rounds()), PGD(epsilon=0.1))
+    for attack in (transfer, Cascade([PGD(epsilon=0.1), transfer])):
+        with pytest.raises(ValueError, match="inside Transfer"):
+            StraightThrough(attack)
+
+
+def test_straight_through_compiled_parts_breaks_the_same_each_time() -> None:
+    compiled: nn.Module = torch.compile(Rounds(), backend="eager")  # type: ignore[assignment]
+    model = nn.Sequential(compiled, *_sum(Rounds()).children())
+    attack = StraightThrough(PGD(epsilon=0.25, random_start=False, mode="evaluation"), ["0", "1"])
+    model(IMAGES)
+    for _ in range(3):
+        assert _broken(attack, model).all()
+
+
+def test_straight_through_layers_that_are_all_there_only_for_training_are_left_alone() -> None:
+    class Aside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cut, self.aside = _sum(nn.Hardtanh(0, 1)), nn.ReLU6()
+
+        @override
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.cut(images)
+            return logits
+
+    attack = PGD(epsilon=0.25, random_start=False)
+    assert _broken(StraightThrough(attack), Aside()).all()
+    with pytest.raises(AttackError, match="aside did not run"):
+        StraightThrough(attack, ["aside"])(Aside(), IMAGES, LABELS)
+
+
+def test_straight_through_the_means_says_where_a_layer_does_not_run() -> None:
+    predictor = Predictor(nn.Sequential(nn.Linear(2, 2)), num_samples=2)
+    predictor.model.add_module("idle", Rounds())
+    predictor.model.forward = lambda images: predictor.model[0](images)  # type: ignore[index]
+    with pytest.raises(AttackError, match="idle did not run"):
+        StraightThrough(AtMeans(PGD(epsilon=0.1)), ["idle"])(predictor, IMAGES, LABELS)
+
+
+def test_attack_on_integers_says_what_to_do() -> None:
+    class Counts(nn.Module):
+        @override
+        def forward(self, images: Tensor) -> Tensor:
+            return images.round().long().float()
+
+    model = _sum(Counts())
+    with pytest.raises(ModelError, match="StraightThrough"):
+        PGD(epsilon=0.25)(model, IMAGES, LABELS)
+    assert _broken(StraightThrough(PGD(epsilon=0.25, random_start=False), ["0"]), model).all()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
 from withstand.certificates import certify
+from withstand.constraints import SpectralBall
+from withstand.constraints.parametrize import PARAMETRIZATIONS
 from withstand.models import create
 from withstand.types import ModelError
 
@@ -32,6 +35,7 @@ def _front(low: float, high: float) -> nn.Module:
 
 @given(low=st.floats(-0.5, 0.5), width=st.floats(0.01, 2.0))
 def test_stretch_maps_low_to_0_and_high_to_1_and_cuts_off_the_rest(low: float, width: float) -> None:
+    assume(low + width > 0)
     places = torch.tensor([-3.0, 0.0, 0.25, 0.5, 1.0, 4.0])
     pixels = (low + width * places).expand(1, 2, 1, -1)
     expected = places.clamp(0, 1).expand(1, 2, 1, -1)
@@ -80,11 +84,14 @@ def test_stretch_learns() -> None:
 
 @pytest.mark.parametrize(
     "stretch",
-    [(0.6, 0.4), (0.5, 0.5), (float("nan"), 0.5), (0.0, float("inf")), (0.1,), 0.5, ("a", "b")],
+    [
+        *((0.6, 0.4), (0.5, 0.5), (float("nan"), 0.5), (0.0, float("inf")), (0.1,), 0.5, ("a", "b"), "01"),
+        *((90.0, 165.0), (-1.0, 0.0), (-1e308, 1e308), (0.1, 0.1 + 1e-9)),
+    ],
     ids=str,
 )
 def test_stretch_refuses_what_is_no_pair_of_ascending_values(stretch: Any) -> None:
-    with pytest.raises(ModelError, match="stretch must be two finite numbers, the lower first, but got"):
+    with pytest.raises(ModelError, match="stretch must be two numbers, the lower first, with pixels"):
         _network(stretch=stretch)
 
 
@@ -103,3 +110,12 @@ def test_an_option_of_that_name_of_a_users_own_network_is_their_own(tmp_path: Pa
     )
     model = create(f"{file}:net", dataset="mnist", stretch=2)
     assert model(torch.rand(1, 1, 28, 28)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("constrain", [*PARAMETRIZATIONS.values(), SpectralBall(1.0).project_])
+def test_constraints_refuse_to_shrink_what_stretches(constrain: Callable[[nn.Module], None]) -> None:
+    """With a smaller scale and the same shift every pixel would be cut off, and nothing would say why."""
+    model = _network(stretch=[0.35, 0.65])
+    with pytest.raises(ModelError, match="stretches pixels"):
+        constrain(model)
+    assert torch.unique(model(torch.rand(4, *SHAPE))).numel() > 3

@@ -326,11 +326,11 @@ class AttackAround(WrappedAttack):
 def _require_gradients(error: RuntimeError) -> None:
     """Says so where an attack failed since the model cannot be differentiated."""
     text = str(error)
-    if "does not require grad" in text or "not to have been used in the graph" in text:
+    if "does not require grad" in text or "to not have been used in the graph" in text:
         raise ModelError(
             "The model's logits have no gradient with respect to its images: its forward takes it away "
-            "(torch.no_grad, detach, argmax). Mend it, name the layer to attacks.StraightThrough, or take "
-            "an attack that asks for answers alone, such as attacks.Noise."
+            "(torch.no_grad, detach, argmax, integers). Mend it, name the layer to attacks.StraightThrough, "
+            "or take an attack that asks for answers alone, such as attacks.Noise."
         ) from error
     if "Inference tensors" in text:
         raise ModelError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -13,11 +13,15 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.attacks.attack import AttackAround
+from withstand.bayes import Predictor
 from withstand.core.suggest import nearest
-from withstand.core.wrappers import unwrapped
+from withstand.core.wrappers import eager, unwrapped
 from withstand.types import AttackError
 
 _CUT_OFF: Final = ("Hardtanh", "ReLU6", "Hardsigmoid")  # flat at both ends
+
+
+_AS_IT_IS: Final = "Attack the network as it is before it is compiled or scripted"
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,12 @@ class StraightThrough(AttackAround):
 
     Args:
         attack: What to run.
-        layers: Names of the layers, as ``model.named_modules()`` has them, or their last parts. Each gives
-            a tensor of the shape of its one input. Empty: all ``Hardtanh``, ``ReLU6`` and ``Hardsigmoid``.
+        layers: Names of the layers, as ``model.named_modules()`` has them, or else their last parts. Each
+            gives a tensor of the shape of its one input. Empty: all ``Hardtanh``, ``ReLU6`` and
+            ``Hardsigmoid``.
 
     Raises:
-        ValueError: ``layers`` is no list of names.
+        ValueError: ``layers`` is no list of names, or the attack transfers from another model.
         AttackError: when called: the network has no such layer, or one has another shape after than
             before, or has not run at all.
     """
@@ -45,16 +50,24 @@ class StraightThrough(AttackAround):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.layers, str) or not all(isinstance(name, str) and name for name in self.layers):
+        names = (
+            None if isinstance(self.layers, str) or not isinstance(self.layers, Iterable) else (*self.layers,)
+        )
+        if names is None or not all(isinstance(name, str) and name for name in names):
             raise ValueError(f"layers must be a list of names of layers, but got {self.layers!r}.")
-        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "layers", names)
+        if any(stage.kind == "transfer" for stage in self.attack.stages):
+            raise ValueError(
+                "What is transferred follows the gradient of another model, whose layers stay as they are: "
+                "put StraightThrough inside Transfer."
+            )
 
     @override
     def perturb(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> Tensor:
-        network = unwrapped(model)  # compiled code would not see what is put around its layers
-        with _as_identities(network, self._layers_of(network)):
+        network = unwrapped(model)
+        with eager(), _as_identities(network, self._layers_of(network), is_named=bool(self.layers)):
             return self.attack.perturb(network, images, labels, progress=progress)
 
     @property
@@ -68,7 +81,7 @@ class StraightThrough(AttackAround):
         return f"{self.attack.describe()}, with the gradient of the identity for {which}"
 
     def _layers_of(self, network: nn.Module) -> dict[str, nn.Module]:
-        modules = dict(network.named_modules())
+        modules = dict(network.named_modules(remove_duplicate=False))
         if not self.layers:
             chosen = {name: layer for name, layer in modules.items() if _cuts_off(layer)}
             if not chosen:
@@ -80,11 +93,11 @@ class StraightThrough(AttackAround):
             return chosen
         chosen = {}
         for wanted in self.layers:
-            named = {name: layer for name, layer in modules.items() if f".{name}".endswith(f".{wanted}")}
+            ending = {name: layer for name, layer in modules.items() if name.endswith(f".{wanted}")}
+            named = {wanted: modules[wanted]} if wanted in modules else ending
             if not named:
-                raise AttackError(
-                    f"The network has no layer {wanted!r}: {nearest(wanted, filter(None, modules))}"
-                )
+                known = nearest(wanted, filter(None, modules))
+                raise AttackError(f"The network has no layer {wanted!r}: {known}")
             chosen.update(named)
         return chosen
 
@@ -95,21 +108,35 @@ def _cuts_off(layer: nn.Module) -> bool:
 
 
 @contextmanager
-def _as_identities(network: nn.Module, layers: dict[str, nn.Module]) -> Iterator[None]:
-    """While open, the gradient of layers is that of the identity."""
-    hooks = [_Identity(name) for name in layers]
+def _as_identities(network: nn.Module, layers: dict[str, nn.Module], *, is_named: bool) -> Iterator[None]:
+    """While open, the gradient of layers is that of the identity.
+
+    Args:
+        network: Whose layers; what it averages over draws may be attacked alone.
+        layers: Name -> layer.
+        is_named: Whether each of them has to run, since it was asked for, or one of them.
+    """
+    hooks = {id(layer): _Identity(name) for name, layer in layers.items()}
     runs: list[None] = []
     with ExitStack() as stack:
-        stack.callback(network.register_forward_pre_hook(lambda *_: runs.append(None)).remove)
-        for hook, layer in zip(hooks, layers.values(), strict=True):
-            # The last to see what the layer is given, and the first to see what it gives.
-            stack.callback(layer.register_forward_pre_hook(hook.before).remove)
-            stack.callback(layer.register_forward_hook(hook.after, prepend=True).remove)
+        inside = network.model if isinstance(network, Predictor) else network
+        try:
+            stack.callback(inside.register_forward_pre_hook(lambda *_: runs.append(None)).remove)
+            for layer in {id(layer): layer for layer in layers.values()}.values():
+                hook = hooks[id(layer)]
+                # The last to see what the layer is given, and the first to see what it gives.
+                stack.callback(layer.register_forward_pre_hook(hook.before).remove)
+                stack.callback(layer.register_forward_hook(hook.after, prepend=True).remove)
+        except RuntimeError as error:  # of a scripted module
+            raise AttackError(
+                f"Layers of this network cannot be passed through: {error}. {_AS_IT_IS}"
+            ) from error
         yield
-    if runs and (silent := [hook.name for hook in hooks if not hook.has_run]):
+    silent = [hook.name for hook in hooks.values() if not hook.has_run]
+    if runs and silent and (is_named or len(silent) == len(hooks)):
         raise AttackError(
-            f"The layers {', '.join(silent)} did not run as modules, so their gradient is as it was. Attack "
-            "the network as it is before it is compiled or scripted, and name layers that its forward calls."
+            f"The layers {', '.join(silent)} did not run as modules, so their gradient is as it was. "
+            f"{_AS_IT_IS}, and name layers that its forward calls."
         )
 
 

@@ -20,6 +20,7 @@ from typing_extensions import override
 from withstand.constraints.orthogonal import NormalizedRows, Orthogonal
 from withstand.core.made import changed_by, made_of
 from withstand.core.wrappers import unwrapped
+from withstand.models.blocks import require_no_stretch
 from withstand.models.liresnet import LinearResidual
 from withstand.operators import Weight, weights
 from withstand.types import ModelError
@@ -188,6 +189,7 @@ def _by_parameter(chosen: Sequence[Weight]) -> list[list[Weight]]:
 
 def _plain(model: nn.Module) -> list[Weight]:
     """The weights of a model, where each is a parameter of one layer alone."""
+    require_no_stretch(model)
     layer_weights = weights(model)
     owners = [
         id(parameter)

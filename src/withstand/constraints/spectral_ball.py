@@ -15,6 +15,7 @@ from typing_extensions import override
 from withstand.core.schedules import Schedule, scheduled, value_at
 from withstand.core.setting_rules import COUNT, POSITIVE, Whole, instance_of
 from withstand.core.wrappers import unwrapped
+from withstand.models.blocks import require_no_stretch
 from withstand.operators import (
     Buffers,
     Convolution,
@@ -234,6 +235,7 @@ def _require_positive(radius: float) -> float:
 
 
 def _writable(model: nn.Module) -> list[Weight]:
+    require_no_stretch(model)
     layer_weights = weights(model)
     for weight in layer_weights:
         if weight.parametrised:

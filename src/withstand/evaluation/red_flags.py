@@ -124,7 +124,8 @@ class _Break(NamedTuple):
 
     def __str__(self) -> str:
         at = epsilon_text(self.epsilon)
-        return f"{self.stage} broke {self.broken} of {self.total} examples at epsilon {at}"
+        proven = ", those that are proven left out," if self.stage.startswith("unproven-") else ""
+        return f"{self.stage} broke {self.broken} of {self.total} examples{proven} at epsilon {at}"
 
 
 def _breaks(attacks: Sequence[AttackInfo], total: int, kind: str, named: str = "") -> list[_Break]:
@@ -138,6 +139,11 @@ def _breaks(attacks: Sequence[AttackInfo], total: int, kind: str, named: str = "
     ]
 
 
+def _worst(breaks: Sequence[_Break]) -> _Break:
+    """What broke most; of those that broke as many, at the largest budget, where there is most to break."""
+    return max(breaks, key=lambda entry: (entry.broken / entry.total, entry.epsilon))
+
+
 def _more_steps(breaks: Sequence[_Break], *, is_random: bool) -> Check:
     name, title = "more-steps", "More steps and restarts break no more"
     if not breaks:
@@ -145,7 +151,7 @@ def _more_steps(breaks: Sequence[_Break], *, is_random: bool) -> Check:
     if is_random:
         reason = "Not run: answers are drawn, and the number of draws a gradient is what must settle."
         return Check(name, title, None, reason)
-    worst = max(breaks, key=lambda entry: entry.broken / entry.total)
+    worst = _worst(breaks)
     if worst.matters:
         finding = (
             f"{worst}, which all attacks before it had left. More steps or restarts may break more, so the "
@@ -176,7 +182,7 @@ def _stages_of(breaks: Sequence[_Break], kind: str, *, is_random: bool) -> Check
         return Check(kind, title, None, f"Not run: {remedy}")
     if is_random:
         return Check(kind, title, None, "Not decided: answers are drawn, and any attack breaks some by luck.")
-    worst = max(breaks, key=lambda entry: entry.broken / entry.total)
+    worst = _worst(breaks)
     finding = f"{worst} that the attacks before it had left. {should}: gradients are likely masked there."
     if not worst.matters:
         finding = f"{worst}, the most at any budget, that the attacks before it had left."

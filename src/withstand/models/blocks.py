@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from itertools import pairwise
-from typing import Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Final, Literal, NamedTuple, TypeAlias, final, get_args
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -153,6 +153,33 @@ def convnet(
     return nn.Sequential(*features, nn.Flatten(), *dense)
 
 
+@final
+class Stretch(nn.Conv2d):
+    """Scale and shift of each channel by itself, which learn; at first ``(x - low) / (high - low)``.
+
+    No constraint takes it: with a smaller scale and the same shift all pixels would be cut off.
+    """
+
+    def __init__(self, channels: int, low: float, high: float) -> None:
+        super().__init__(channels, channels, 1, groups=channels)
+        for weights, value in zip(self.parameters(), (1 / (high - low), -low / (high - low)), strict=True):
+            nn.init.constant_(weights, value)
+
+
+def require_no_stretch(model: nn.Module) -> None:
+    """Accepts a model that no constraint on its weights would make blind.
+
+    Raises:
+        ModelError: it stretches pixels.
+    """
+    if any(isinstance(module, Stretch) for module in model.modules()):
+        raise ModelError(
+            "The network stretches pixels (model.options.stretch), which multiplies its Lipschitz constant, "
+            "and a constraint on its weights would take that back, so that all pixels are cut off. Leave out "
+            "stretch, or the constraint."
+        )
+
+
 def stretch_layers(channels: int, stretch: Sequence[float]) -> Iterator[nn.Module]:
     """Pixels between two values stretched to 0 to 1, and the others cut off there.
 
@@ -169,18 +196,19 @@ def stretch_layers(channels: int, stretch: Sequence[float]) -> Iterator[nn.Modul
         A 1×1 convolution of each channel by itself, then ``Hardtanh`` from 0 to 1.
 
     Raises:
-        ModelError: ``low`` is not below ``high``, or one of them is no finite number.
+        ModelError: ``low`` is not below ``high``, or no pixel in [0, 1] lies between them, or one of them is
+            no number.
     """
     try:
-        low, high = map(float, stretch)
+        low, high = map(float, () if isinstance(stretch, str) else stretch)
     except (TypeError, ValueError):
         low = high = math.nan
-    if not -math.inf < low < high < math.inf:
-        raise ModelError(f"stretch must be two finite numbers, the lower first, but got {stretch!r}.")
-    affine = nn.Conv2d(channels, channels, 1, groups=channels)
-    for weights, value in zip(affine.parameters(), (1 / (high - low), -low / (high - low)), strict=True):
-        nn.init.constant_(weights, value)
-    yield affine
+    if not (max(low, 0) < min(high, 1) and 1e-6 <= high - low < math.inf):
+        raise ModelError(
+            "stretch must be two numbers, the lower first, with pixels in [0, 1] between them, such as "
+            f"[0.35, 0.65], but got {stretch!r}."
+        )
+    yield Stretch(channels, low, high)
     yield nn.Hardtanh(0.0, 1.0)
 
 
