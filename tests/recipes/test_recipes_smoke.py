@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from withstand.attacks import PGD, Attack
+from withstand.attacks import PGD, Attack, StraightThrough
 from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
 from withstand.core.schedules import value_at
 from withstand.data import Dataset, Split
@@ -61,13 +61,20 @@ def epsilon_after(recipe: Recipe, progress: float) -> float:
     return 0.0
 
 
+def attack_in_brief(attack: Attack) -> Attack:
+    """The attack with one step."""
+    if isinstance(attack, StraightThrough):
+        return replace(attack, attack=attack_in_brief(attack.attack))
+    assert isinstance(attack, PGD)
+    return replace(attack, num_steps=1)
+
+
 def in_brief(recipe: Recipe) -> Objective:
     """The objective with as few attack steps and deformations as there can be."""
     objective = recipe.objective
     for part in objective.modules():
         if isinstance(part, UnderAttack):
-            assert isinstance(part.attack, PGD)
-            part.attack = replace(part.attack, num_steps=1)
+            part.attack = attack_in_brief(part.attack)
         elif isinstance(part, Certified):
             part.kappa, part.epsilon = 0.5, 0.01  # a warm-up would leave the bound out
         elif isinstance(part, DeformationStability):
@@ -80,9 +87,7 @@ def in_brief(recipe: Recipe) -> Objective:
 def briefly(meter: Meter) -> Meter | None:
     """The attacks and the noise alone, with as little of them as there can be."""
     if isinstance(meter, Attacks):
-        attacks: list[Attack] = [
-            replace(attack, num_steps=1) for attack in meter.attacks if isinstance(attack, PGD)
-        ]
+        attacks = [attack_in_brief(a) for a in meter.attacks if isinstance(a, PGD | StraightThrough)]
         return Attacks(attacks, meter.epsilons[:1])
     return replace(meter, num_levels=2) if isinstance(meter, NoiseCurve) else None
 
