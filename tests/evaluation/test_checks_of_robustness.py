@@ -153,6 +153,14 @@ def test_check_of_more_steps_knows_the_last_attack_behind_others() -> None:
         assert _check("more-steps", _suite(80, name, "white-box")).passed is False
 
 
+def test_check_of_stages_names_the_largest_budget_of_several_alike_and_what_was_left_out() -> None:
+    """At a small budget of a certified net nothing may be left to attack, which is no finding."""
+    counts = [StageCounts(epsilon, [500], [0]) for epsilon in (0.3, 0.01)]
+    attack = AttackInfo("standard-linf", "inf", "", [StageInfo("unproven-square-linf", "black-box")], counts)
+    finding = _check("black-box", attack).finding
+    assert "broke 0 of 1000 examples, those that are proven left out, at epsilon 0.3, the most" in finding
+
+
 def _sampling(draws: int | None, sweep: Sweep | None = None) -> Sampling:
     return Sampling("", 20, 5, draws, sweep)
 
