@@ -107,11 +107,15 @@ def of_recipe(name: str, **options: Any) -> Trained:
     recipe = parse_recipe(find_recipe(name)).recipe
     objective = recipe.objective
     channels = 1 if "mnist" in name or "fashion" in name or "digits" in name else 3
+    extra: list[nn.Module] = []
     for part in objective.modules():
         if isinstance(part, o.WeightPerturbation):
             part.gamma = 0.05
         elif isinstance(part, UnderAttack) and isinstance(part.attack, ws.attacks.PGD):
             part.attack = replace(part.attack, num_steps=2, epsilon=part.attack.epsilon_at(3.5))
+        elif isinstance(part, UnderAttack):
+            part.attack = part.attack.at(part.attack.epsilon_at(3.5))
+            extra.append(nn.Hardtanh())  # for a gradient to pass straight through
         elif isinstance(part, o.Certified):
             part.kappa, part.epsilon = 0.5, 0.02
         elif isinstance(part, p.DeformationStability):
@@ -119,7 +123,8 @@ def of_recipe(name: str, **options: Any) -> Trained:
     settings = replace(
         recipe.training, epochs=1, batch_size=BATCH, selection=None, rollback=None, plateau=None, measures=[]
     )
-    return trained(net(channels, is_random=is_random(objective)), objective, settings, channels, **options)
+    model = net(channels, *extra, is_random=is_random(objective))
+    return trained(model, objective, settings, channels, **options)
 
 
 def trained(
