@@ -19,8 +19,6 @@ from withstand.core.wrappers import eager, unwrapped
 from withstand.types import AttackError
 
 _CUT_OFF: Final = ("Hardtanh", "ReLU6", "Hardsigmoid")  # flat at both ends
-
-
 _AS_IT_IS: Final = "Attack the network as it is before it is compiled or scripted"
 
 
@@ -66,7 +64,7 @@ class StraightThrough(AttackAround):
     def perturb(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> Tensor:
-        network = unwrapped(model)
+        network = unwrapped(model)  # compiled code would not see what is put around its layers
         with eager(), _as_identities(network, self._layers_of(network), is_named=bool(self.layers)):
             return self.attack.perturb(network, images, labels, progress=progress)
 
@@ -116,14 +114,13 @@ def _as_identities(network: nn.Module, layers: dict[str, nn.Module], *, is_named
         layers: Name -> layer.
         is_named: Whether each of them has to run, since it was asked for, or one of them.
     """
-    hooks = {id(layer): _Identity(name) for name, layer in layers.items()}
+    hooks = {layer: _Identity(name) for name, layer in layers.items()}
     runs: list[None] = []
     with ExitStack() as stack:
         inside = network.model if isinstance(network, Predictor) else network
         try:
             stack.callback(inside.register_forward_pre_hook(lambda *_: runs.append(None)).remove)
-            for layer in {id(layer): layer for layer in layers.values()}.values():
-                hook = hooks[id(layer)]
+            for layer, hook in hooks.items():
                 # The last to see what the layer is given, and the first to see what it gives.
                 stack.callback(layer.register_forward_pre_hook(hook.before).remove)
                 stack.callback(layer.register_forward_hook(hook.after, prepend=True).remove)
